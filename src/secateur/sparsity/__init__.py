@@ -1,0 +1,22 @@
+"""Masks, schedules and pruning methods."""
+
+from secateur.sparsity.magnitude import MagnitudePruner
+from secateur.sparsity.mask import MaskParametrization, Pattern, attach_mask_, find_mask, sparsity_of
+from secateur.sparsity.pruner import Pruner
+from secateur.sparsity.schedule import cubic_sparsity, linear_sparsity, scheduled_sparsity
+
+__all__ = [
+    "PRUNERS",
+    "MagnitudePruner",
+    "MaskParametrization",
+    "Pattern",
+    "Pruner",
+    "attach_mask_",
+    "cubic_sparsity",
+    "find_mask",
+    "linear_sparsity",
+    "scheduled_sparsity",
+    "sparsity_of",
+]
+
+PRUNERS: dict[str, type[Pruner]] = {"magnitude": MagnitudePruner}

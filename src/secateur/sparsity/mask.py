@@ -1,0 +1,276 @@
+"""Masks: patterns, the choice of what to keep, and the parametrization that holds a mask in a live model.
+
+A mask is bool, True = keep, shaped like the weight it belongs to. A masked `nn.Linear` computes with
+`weight * mask`; its state dict keeps the plain names `weight` (the effective weight) and `weight_mask`, so a
+saved model loads into an unmasked one with no key missing, and a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from secateur.errors import RecipeError, StructureError
+
+__all__ = [
+    "MaskParametrization",
+    "Pattern",
+    "attach_mask_",
+    "choose_masks",
+    "find_mask",
+    "remove_mask_",
+    "sparsity_of",
+    "unquantized_weight",
+]
+
+_WEIGHT = "weight"
+_ORIGINAL = "parametrizations.weight.original"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The shape of what is kept or removed together.
+
+    Attributes:
+        name: `unstructured` or `block4`.
+        block_size: Neighbouring weights along K that share one mask bit: 1 or 4.
+    """
+
+    name: str
+    block_size: int
+
+    @classmethod
+    def parse(cls, name: str) -> Pattern:
+        """Returns the pattern of this name.
+
+        Args:
+            name: `unstructured` or `block4`.
+
+        Raises:
+            RecipeError: The name is not known.
+        """
+        if name not in _PATTERNS:
+            raise RecipeError(f"The pattern {name!r} is not known; allowed: {', '.join(_PATTERNS)}.")
+        return cls(name, _PATTERNS[name])
+
+    def block_scores(self, scores: Tensor) -> Tensor:
+        """Sums the scores of each block.
+
+        Args:
+            scores: [N, K] float32, one per weight; K divides by the block size.
+
+        Returns:
+            [N, K / block_size] float32.
+        """
+        if self.block_size == 1:
+            return scores
+        return scores.unflatten(-1, (-1, self.block_size)).sum(-1)
+
+    def expand(self, blocks: Tensor) -> Tensor:
+        """Repeats each block's bit over its weights.
+
+        Args:
+            blocks: [N, K / block_size] bool.
+
+        Returns:
+            [N, K] bool.
+        """
+        return blocks if self.block_size == 1 else blocks.repeat_interleave(self.block_size, dim=-1)
+
+    def check(self, name: str, in_features: int) -> None:
+        """Raises StructureError where a matrix's width does not divide into blocks."""
+        if in_features % self.block_size:
+            raise StructureError(
+                f"{name} has {in_features} inputs, which do not divide into blocks of {self.block_size}; "
+                "use the pattern 'unstructured' for this model."
+            )
+
+
+_PATTERNS = {"unstructured": 1, "block4": 4}
+
+
+def choose_masks(scores: Sequence[Tensor], pattern: Pattern, sparsity: float) -> list[Tensor]:
+    """Keeps the best blocks over all matrices together (global ranking).
+
+    Exactly `round(sparsity * blocks)` blocks go, the lowest scores first; of equal scores the earlier goes
+    (matrices in the given order, then row-major), so the choice is the same on every machine.
+
+    Args:
+        scores: One [N_i, K_i] float32 per matrix, larger = keep.
+        pattern: What is removed together.
+        sparsity: Fraction of blocks to remove, 0-1.
+
+    Returns:
+        One [N_i, K_i] bool per matrix, True = keep.
+    """
+    blocks = [pattern.block_scores(score) for score in scores]
+    flat = torch.cat([block.flatten() for block in blocks])
+    if not torch.isfinite(flat).all():
+        raise StructureError(
+            "The pruning scores are not finite: the weights have diverged; lower the learning rate."
+        )
+    remove = round(sparsity * flat.numel())
+    keep = torch.ones_like(flat, dtype=torch.bool)
+    if remove > 0:
+        threshold = torch.kthvalue(flat, remove).values
+        below = flat < threshold
+        keep[below] = False
+        ties = (flat == threshold).nonzero().flatten()
+        keep[ties[: remove - int(below.sum())]] = False
+    masks = []
+    start = 0
+    for block in blocks:
+        part = keep[start : start + block.numel()].view_as(block)
+        masks.append(pattern.expand(part))
+        start += block.numel()
+    return masks
+
+
+class MaskParametrization(nn.Module):
+    """Multiplies a weight by its mask.
+
+    Args:
+        mask: [N, K] bool, True = keep.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Returns the effective weight.
+
+        Args:
+            weight: [N, K] float32.
+
+        Returns:
+            [N, K] float32, zero where the mask is False.
+        """
+        return weight * self.mask
+
+
+def attach_mask_(linear: nn.Linear, mask: Tensor | None = None) -> MaskParametrization:
+    """Masks a linear layer's weight from now on.
+
+    Args:
+        linear: The layer; its weight must carry no parametrization yet.
+        mask: [N, K] bool, True = keep; everything is kept where None.
+
+    Returns:
+        The parametrization; assign to its `mask` with `copy_`.
+
+    Raises:
+        StructureError: The weight is masked or parametrized already.
+    """
+    if parametrize.is_parametrized(linear, _WEIGHT):
+        raise StructureError("The weight is parametrized already; attach the mask first, and once.")
+    weight = linear.weight
+    if mask is None:
+        mask = torch.ones_like(weight, dtype=torch.bool)
+    if mask.shape != weight.shape or mask.dtype != torch.bool:
+        raise StructureError(
+            f"A mask must be bool and shaped like its weight {tuple(weight.shape)}, "
+            f"got {mask.dtype} {tuple(mask.shape)}."
+        )
+    module = MaskParametrization(mask)
+    parametrize.register_parametrization(linear, _WEIGHT, module, unsafe=True)
+    linear._secateur_mask_hooks = (
+        linear.register_state_dict_post_hook(_save_plain_names),
+        linear.register_load_state_dict_pre_hook(_load_plain_names),
+    )
+    return module
+
+
+def find_mask(linear: nn.Linear) -> MaskParametrization | None:
+    """Returns the mask of a linear layer, or None where it has none."""
+    if not parametrize.is_parametrized(linear, _WEIGHT):
+        return None
+    for module in linear.parametrizations[_WEIGHT]:
+        if isinstance(module, MaskParametrization):
+            return module
+    return None
+
+
+def unquantized_weight(linear: nn.Linear) -> Tensor:
+    """Returns the weight as trained: masked, but without fake quantization.
+
+    Args:
+        linear: A linear layer, with or without mask and quantizer.
+
+    Returns:
+        [N, K] float32, detached.
+    """
+    if not parametrize.is_parametrized(linear, _WEIGHT):
+        return linear.weight.detach()
+    original: Tensor = linear.parametrizations[_WEIGHT].original.detach()
+    found = find_mask(linear)
+    return original if found is None else original * found.mask
+
+
+def remove_mask_(linear: nn.Linear) -> None:
+    """Takes the mask off; the zeros stay in the plain weight. Other parametrizations must be gone already."""
+    if find_mask(linear) is None:
+        return
+    if len(linear.parametrizations[_WEIGHT]) != 1:
+        raise StructureError("A mask can be removed only after the weight's other parametrizations.")
+    for hook in linear._secateur_mask_hooks:
+        hook.remove()
+    del linear._secateur_mask_hooks
+    parametrize.remove_parametrizations(linear, _WEIGHT, leave_parametrized=True)
+
+
+def sparsity_of(model_linears: Sequence[nn.Linear]) -> float:
+    """Returns the fraction of zeros over all weights of these layers, as trained."""
+    weights = [unquantized_weight(linear) for linear in model_linears]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    total = sum(int(weight.numel()) for weight in weights)
+    return zeros / total
+
+
+def _save_plain_names(
+    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
+) -> None:
+    index, found = _position(module)
+    key = prefix + _ORIGINAL
+    if key not in state:
+        return
+    original = state.pop(key)
+    mask = state.pop(f"{prefix}parametrizations.weight.{index}.mask")
+    with torch.no_grad():
+        state[f"{prefix}weight"] = original * found.mask
+    state[f"{prefix}weight_mask"] = mask
+
+
+def _load_plain_names(
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    local_metadata: dict[str, Any],
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    index, _ = _position(module)
+    if f"{prefix}weight" in state:
+        state[prefix + _ORIGINAL] = state.pop(f"{prefix}weight")
+    mask = state.pop(f"{prefix}weight_mask", None)
+    if mask is not None:
+        state[f"{prefix}parametrizations.weight.{index}.mask"] = mask
+    elif prefix + _ORIGINAL in state:
+        # A masked model that loads unmasked weights would keep its old mask and lose weights without a word.
+        errors.append(f"{prefix}weight_mask is missing: the weights were saved without masks.")
+
+
+def _position(module: nn.Module) -> tuple[int, MaskParametrization]:
+    for index, candidate in enumerate(module.parametrizations[_WEIGHT]):
+        if isinstance(candidate, MaskParametrization):
+            return index, candidate
+    raise StructureError("The weight has no mask.")
