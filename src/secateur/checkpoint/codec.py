@@ -1,0 +1,137 @@
+"""Weights to the arrays of a checkpoint and back, as pure functions.
+
+A dense matrix is one int8 array. A sparse one keeps its non-empty 1x4 blocks in row-major order beside a bit
+mask. Both directions are exact: `decode_weight(encode_weight(w))`, dequantized, is the fake-quantized `w`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.affine import S8_MAX, S8_MIN, quantize
+from secateur.checkpoint.names import WEIGHT, WEIGHT_MASK, WEIGHT_VALUES
+from secateur.errors import CheckpointError
+
+__all__ = [
+    "BLOCK",
+    "count_mask_bits",
+    "decode_weight",
+    "encode_weight",
+    "mask_row_bytes",
+    "pack_mask",
+    "unpack_mask",
+]
+
+BLOCK = 4  # weights along K that live and die together
+
+_BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+
+
+def mask_row_bytes(in_features: int) -> int:
+    """Returns the bytes of one row of a packed mask: one bit per block, rows padded to whole bytes."""
+    return (in_features // BLOCK + 7) // 8
+
+
+def pack_mask(blocks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Packs a mask of blocks into bits, least significant first.
+
+    Args:
+        blocks: [N, K/4] bool, True = keep.
+
+    Returns:
+        [N, ceil(K/4 / 8)] uint8; padding bits are 0.
+    """
+    return np.packbits(blocks, axis=1, bitorder="little")
+
+
+def unpack_mask(packed: NDArray[np.uint8], num_blocks: int) -> NDArray[np.bool_]:
+    """Undoes `pack_mask`.
+
+    Args:
+        packed: [N, ceil(num_blocks / 8)] uint8.
+        num_blocks: Blocks per row, K/4.
+
+    Returns:
+        [N, num_blocks] bool, True = keep.
+    """
+    return np.unpackbits(packed, axis=1, count=num_blocks, bitorder="little").astype(bool)
+
+
+def count_mask_bits(packed: NDArray[np.uint8]) -> int:
+    """Returns how many bits of a packed mask are set."""
+    return int(_BITS_SET[packed].sum(dtype=np.int64))
+
+
+def encode_weight(
+    weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, scale: NDArray[np.float32]
+) -> dict[str, NDArray[np.int8] | NDArray[np.uint8]]:
+    """Encodes the weight of one linear layer.
+
+    Args:
+        weight: [N, K] float32.
+        mask: [N, K] bool, True = keep, or None for a matrix that was not pruned. A block is stored when any
+            of its four weights is kept, even if all of them round to 0.
+        scale: [N] float32, one per output row.
+
+    Returns:
+        `{"weight": [N, K] int8}`, or `{"weight_values": [B, 4] int8, "weight_mask": [N, ceil(K/32)] uint8}`
+        where a mask is given, K is a multiple of 4 and the sparse form is the smaller one.
+    """
+    rows, in_features = weight.shape
+    q = quantize(weight, scale[:, None], 0, S8_MIN, S8_MAX).astype(np.int8)
+    if mask is None:
+        return {WEIGHT: q}
+    q[~mask] = 0
+    if in_features % BLOCK:
+        return {WEIGHT: q}
+    blocks = np.asarray(mask.reshape(rows, in_features // BLOCK, BLOCK).any(axis=2))
+    sparse_bytes = BLOCK * int(blocks.sum()) + rows * mask_row_bytes(in_features)
+    if sparse_bytes >= q.nbytes:
+        return {WEIGHT: q}
+    values = np.ascontiguousarray(q.reshape(rows, in_features // BLOCK, BLOCK)[blocks])
+    return {WEIGHT_VALUES: values, WEIGHT_MASK: pack_mask(blocks)}
+
+
+def decode_weight(
+    tensors: Mapping[str, NDArray[np.int8] | NDArray[np.uint8]], in_features: int
+) -> tuple[NDArray[np.int8], NDArray[np.bool_] | None]:
+    """Decodes the weight of one linear layer.
+
+    Args:
+        tensors: What `encode_weight` returned; other suffixes are ignored.
+        in_features: K; the mask alone does not say it, because its rows are padded.
+
+    Returns:
+        weight: [N, K] int8, zeros where pruned.
+        mask: [N, K] bool, True = keep, in whole blocks; None for a matrix stored dense.
+
+    Raises:
+        CheckpointError: If the arrays contradict each other.
+    """
+    if WEIGHT in tensors:
+        dense = tensors[WEIGHT]
+        if dense.ndim != 2 or dense.shape[1] != in_features:
+            raise CheckpointError(
+                f"A dense weight must be [N, {in_features}], but this one is {list(dense.shape)}."
+            )
+        return dense.astype(np.int8, copy=False), None
+    if WEIGHT_VALUES not in tensors or WEIGHT_MASK not in tensors:
+        raise CheckpointError("A weight needs either 'weight' or 'weight_values' with 'weight_mask'.")
+    values, packed = tensors[WEIGHT_VALUES], tensors[WEIGHT_MASK].astype(np.uint8, copy=False)
+    expected = mask_row_bytes(in_features)
+    if in_features % BLOCK or packed.ndim != 2 or packed.shape[1] != expected:
+        raise CheckpointError(
+            f"A mask for {in_features} input features must have {expected} bytes a row, "
+            f"but this one is {list(packed.shape)}."
+        )
+    blocks = unpack_mask(packed, in_features // BLOCK)
+    if values.shape != (int(blocks.sum()), BLOCK):
+        raise CheckpointError(
+            f"The mask keeps {int(blocks.sum())} blocks, but the values are {list(values.shape)}."
+        )
+    filled = np.zeros((*blocks.shape, BLOCK), np.int8)
+    filled[blocks] = values
+    return filled.reshape(-1, in_features), np.repeat(blocks, BLOCK, axis=1)

@@ -1,0 +1,150 @@
+"""Tiny random checkpoints in pure numpy, for tests of everything that reads one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secateur.affine import symmetric_scale
+from secateur.checkpoint import (
+    embedding_names,
+    encode_weight,
+    head_names,
+    linear_names,
+    tensor_name,
+    write_checkpoint,
+)
+from secateur.checkpoint.config import parse_labels, parse_shape
+from secateur.checkpoint.layout import expected_linears
+
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *["book", "me", "a", "table", "for", "two", "tonight", "what", "is", "the", "time"],
+]
+
+
+def tiny_config(**changes: Any) -> dict[str, Any]:
+    """Returns the config.json of a two-layer BERT with hidden size 32; `changes` go on top."""
+    config: dict[str, Any] = {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 50,
+        "max_position_embeddings": 24,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "id2label": {"0": "alarm", "1": "table", "2": "time"},
+        "label2id": {"alarm": 0, "table": 1, "time": 2},
+        "quantization_config": {
+            "quant_method": "secateur",
+            "format_version": 1,
+            "pattern": "block4",
+            "sparsity": 0.5,
+            "weights": "s8_per_row",
+            "activations": "u8_static",
+            "embeddings": "s8_per_row",
+            "attention": "int8",
+        },
+    }
+    return {**config, **changes}
+
+
+def tiny_tensors(config: dict[str, Any], seed: int = 0, density: float | None = 0.5) -> dict[str, np.ndarray]:
+    """Returns every tensor of a checkpoint, random but of natural size.
+
+    Args:
+        config: A config.json.
+        seed: Of the random numbers.
+        density: Share of blocks kept in every linear weight; None stores all of them dense.
+    """
+    random = np.random.default_rng(seed)
+    shape = parse_shape(config, "tiny")
+    num_labels = len(parse_labels(config, "tiny"))
+    hidden = shape.hidden_size
+    tensors: dict[str, np.ndarray] = {}
+
+    def normal(*size: int, std: float = 1.0, mean: float = 0.0) -> np.ndarray:
+        return random.normal(mean, std, size).astype(np.float32)
+
+    def put(module: str, **arrays: Any) -> None:
+        for suffix, array in arrays.items():
+            tensors[tensor_name(module, suffix)] = np.asarray(array)
+
+    embeddings = embedding_names(shape.prefix)
+    rows = (shape.vocab_size, shape.max_positions, shape.num_token_types)
+    for module, count in zip(embeddings.tables.values(), rows, strict=True):
+        table = normal(count, hidden, std=0.5)
+        scale = symmetric_scale(np.abs(table).max(axis=1))
+        put(module, **encode_weight(table, None, scale), weight_scale=scale)
+    put(embeddings.norm, weight=normal(1, hidden, std=0.1, mean=1), bias=normal(1, hidden, std=0.1))
+
+    for role, module, out_features, in_features in expected_linears(shape):
+        weight = normal(out_features, in_features, std=1.5 / np.sqrt(in_features))
+        mask = None
+        if density is not None:
+            blocks = random.random((out_features, in_features // 4)) < density
+            mask = np.repeat(blocks, 4, axis=1)
+        scale = symmetric_scale(np.abs(weight).max(axis=1))
+        put(module, **encode_weight(weight, mask, scale), weight_scale=scale)
+        spread = {"attn_out": 2.0, "ffn_out": 3.0}.get(role, 8.0)
+        low = 0.2 if role == "ffn_out" else spread / 2
+        put(module, bias=normal(out_features, std=0.3), input_scale=np.float32([spread / 255]))
+        put(module, input_zero_point=np.uint8([low / spread * 255]))
+    for layer in range(shape.num_layers):
+        modules = linear_names(layer, shape.prefix)
+        put(modules.attention, query_scale=np.float32([0.03]), query_zero_point=np.uint8([131]))
+        put(modules.attention, key_scale=np.float32([0.04]), value_scale=np.float32([0.035]))
+        for norm in (modules.attn_norm, modules.ffn_norm):
+            put(norm, weight=normal(hidden, std=0.1, mean=1), bias=normal(hidden, std=0.1))
+
+    head = head_names(shape.prefix)
+    put(head.pooler, weight=normal(hidden, hidden, std=0.2), bias=normal(hidden, std=0.1))
+    put(head.classifier, weight=normal(num_labels, hidden, std=0.5), bias=normal(num_labels, std=0.1))
+    return tensors
+
+
+def tiny_tokenizer() -> bytes:
+    """Returns a tokenizer.json that splits at spaces, with [CLS] and [SEP], and pads as all-MiniLM's does."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", WORDS.index("[CLS]")), ("[SEP]", WORDS.index("[SEP]"))],
+    )
+    tokenizer.enable_padding(length=8)
+    tokenizer.enable_truncation(8)
+    return tokenizer.to_str().encode()
+
+
+def write_tiny_checkpoint(folder: Path, seed: int = 0, density: float | None = 0.5, **changes: Any) -> Path:
+    """Writes a tiny checkpoint with tokenizer; `changes` go into config.json."""
+    config = tiny_config(**changes)
+    tensors = tiny_tensors(config, seed, density)
+    return write_checkpoint(
+        folder, config, tensors, {"tokenizer.json": tiny_tokenizer()}, metrics={"seed": seed}
+    )
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Changes entries of a written config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
