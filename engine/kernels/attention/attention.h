@@ -32,7 +32,7 @@ struct AttentionArgs {
   int64_t query_stride, key_stride, value_stride, out_stride;
   int32_t head_dim;                // a multiple of 4, at most 256
   int32_t key_begin, key_end;      // the sequence's tokens
-  int32_t query_begin, query_end;  // the queries to compute, inside the sequence
+  int32_t query_begin, query_end;  // the rows of query and out to compute; any rows, not only the key rows
   int32_t query_zero_point;
   float exponent_scale;
   float value_scale;

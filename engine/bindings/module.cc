@@ -1,0 +1,228 @@
+// The Python module secateur._engine: the only file that knows Python.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <sched.h>
+
+#include <map>
+#include <stdexcept>
+
+#include "base/isa.h"
+#include "plan/plan.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace secateur {
+namespace {
+
+template <class T>
+using NumpyArray = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+
+nb::object item(const nb::dict& record, const char* key) {
+  if (!record.contains(key)) throw std::invalid_argument("a plan step lacks '" + std::string(key) + "'");
+  return record[key];
+}
+
+template <class T>
+T value(const nb::dict& record, const char* key) {
+  try {
+    return nb::cast<T>(item(record, key));
+  } catch (const nb::cast_error&) {
+    throw std::invalid_argument("a plan step's '" + std::string(key) + "' has a wrong type");
+  }
+}
+
+// Turns dicts of numpy arrays into records; keeps the arrays alive.
+class DescriptionReader {
+ public:
+  PlanDescription read(const nb::dict& description) {
+    PlanDescription result;
+    result.hidden_size = value<int64_t>(description, "hidden_size");
+    result.max_tokens = value<int64_t>(description, "max_tokens");
+    result.norm_eps = value<float>(description, "norm_eps");
+    for (const nb::handle step : value<nb::list>(description, "steps")) {
+      nb::dict record;
+      if (!nb::try_cast<nb::dict>(step, record)) throw std::invalid_argument("a plan step is not a dict");
+      result.steps.push_back(read_step(record));
+    }
+    return result;
+  }
+  nb::list take_arrays() { return std::move(arrays_); }
+
+ private:
+  template <class T>
+  Array<T> array(const nb::dict& record, const char* key) {
+    NumpyArray<T> view;
+    const nb::object given = item(record, key);
+    if (!nb::try_cast<NumpyArray<T>>(given, view))
+      throw std::invalid_argument("a plan step's '" + std::string(key) + "' is not a contiguous array of its type");
+    Array<T> result;
+    result.data = view.data();
+    for (size_t i = 0; i < view.ndim(); ++i) result.shape.push_back(static_cast<int64_t>(view.shape(i)));
+    arrays_.append(given);
+    return result;
+  }
+  template <class T>
+  Array<T> optional_array(const nb::dict& record, const char* key) {
+    if (!record.contains(key) || record[key].is_none()) return {};
+    return array<T>(record, key);
+  }
+
+  TableRecord table(const nb::dict& record, const char* rows) {
+    return {array<int8_t>(record, rows), array<float>(record, (std::string(rows) + "_scale").c_str())};
+  }
+
+  LinearRecord linear(const nb::dict& record) {
+    static const std::map<std::string, Role> roles = {{"query", Role::kQuery},  {"key", Role::kKey},
+                                                      {"value", Role::kValue},  {"attn_out", Role::kAttnOut},
+                                                      {"ffn_in", Role::kFfnIn}, {"ffn_out", Role::kFfnOut}};
+    static const std::map<std::string, Activation> activations = {
+        {"gelu", Activation::kGelu}, {"gelu_new", Activation::kGeluNew}, {"relu", Activation::kRelu}};
+    LinearRecord result;
+    result.name = value<std::string>(record, "name");
+    const auto role = roles.find(value<std::string>(record, "role"));
+    if (role == roles.end()) throw std::invalid_argument(result.name + ": unknown role");
+    result.role = role->second;
+    if (record.contains("activation") && !record["activation"].is_none()) {
+      const auto activation = activations.find(value<std::string>(record, "activation"));
+      if (activation == activations.end())
+        throw std::invalid_argument(result.name + ": unknown activation; known are gelu, gelu_new, relu");
+      result.activation = activation->second;
+    }
+    result.n = value<int64_t>(record, "n");
+    result.k = value<int64_t>(record, "k");
+    result.mask = optional_array<uint8_t>(record, "mask");
+    result.weight = array<int8_t>(record, result.mask.data != nullptr ? "values" : "weight");
+    result.scale = array<float>(record, "scale");
+    result.bias = array<float>(record, "bias");
+    result.input_scale = value<float>(record, "input_scale");
+    result.input_zero_point = value<int32_t>(record, "input_zero_point");
+    return result;
+  }
+
+  StepRecord read_step(const nb::dict& record) {
+    const auto op = value<std::string>(record, "op");
+    if (op == "embed")
+      return EmbedRecord{table(record, "word"), table(record, "position"), table(record, "token_type"),
+                         array<float>(record, "gamma"), array<float>(record, "beta")};
+    if (op == "linear") return linear(record);
+    if (op == "attention")
+      return AttentionRecord{value<std::string>(record, "name"),        value<int64_t>(record, "num_heads"),
+                             value<int64_t>(record, "head_dim"),        value<float>(record, "query_scale"),
+                             value<float>(record, "key_scale"),         value<float>(record, "value_scale"),
+                             value<int32_t>(record, "query_zero_point")};
+    if (op == "add_norm")
+      return AddNormRecord{value<std::string>(record, "name"), array<float>(record, "gamma"),
+                           array<float>(record, "beta")};
+    if (op == "head")
+      return HeadRecord{optional_array<float>(record, "pooler_weight"), optional_array<float>(record, "pooler_bias"),
+                        array<float>(record, "weight"), array<float>(record, "bias")};
+    throw std::invalid_argument("unknown plan step '" + op + "'");
+  }
+
+  nb::list arrays_;
+};
+
+class PyPlan {
+ public:
+  PyPlan(const nb::dict& description, const nb::object& isa, int32_t num_threads) {
+    DescriptionReader reader;
+    const PlanDescription read = reader.read(description);
+    const std::string name = isa.is_none() ? "" : nb::cast<std::string>(isa);
+    const Isa chosen = resolve_isa(name.c_str());
+    {
+      nb::gil_scoped_release release;
+      plan_ = std::make_unique<Plan>(read, chosen, num_threads);
+    }
+    arrays_ = reader.take_arrays();
+  }
+
+  using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+  nb::ndarray<nb::numpy, float, nb::ndim<2>> run(const Ids& input_ids, const std::optional<Ids>& token_type_ids,
+                                                 const Ids& offsets) {
+    if (offsets.shape(0) < 2) throw std::invalid_argument("a batch needs at least one sequence");
+    if (token_type_ids && token_type_ids->shape(0) != input_ids.shape(0))
+      throw std::invalid_argument("token_type_ids must have a value a token");
+    if (input_ids.shape(0) > INT32_MAX || offsets.shape(0) > INT32_MAX) throw std::invalid_argument("batch too large");
+    Batch batch;
+    batch.input_ids = input_ids.data();
+    batch.token_type_ids = token_type_ids ? token_type_ids->data() : nullptr;
+    batch.offsets = offsets.data();
+    batch.batch_size = static_cast<int32_t>(offsets.shape(0) - 1);
+    batch.tokens = static_cast<int64_t>(input_ids.shape(0));
+    const auto rows = static_cast<size_t>(batch.batch_size), labels = static_cast<size_t>(plan_->num_labels());
+    auto logits = std::make_unique<float[]>(rows * labels);
+    {
+      nb::gil_scoped_release release;
+      plan_->validate(batch);
+      plan_->run(batch, logits.get());
+    }
+    float* const data = logits.get();
+    const nb::capsule owner(logits.release(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    return {data, {rows, labels}, owner};
+  }
+
+  nb::list steps() const {
+    nb::list rows;
+    const auto runs = static_cast<double>(plan_->profiled_runs());
+    for (const Plan::StepProfile& step : plan_->steps()) {
+      nb::dict row;
+      row["name"] = step.info.name;
+      row["kernel"] = step.info.kernel;
+      row["n"] = step.info.n;
+      row["k"] = step.info.k;
+      row["density"] = step.info.density;
+      row["packed_bytes"] = step.info.packed_bytes;
+      row["ms"] = runs > 0 ? step.milliseconds / runs : 0.0;
+      rows.append(row);
+    }
+    return rows;
+  }
+
+  const Plan& plan() const { return *plan_; }
+  void profile(bool on) { plan_->set_profiling(on); }
+
+ private:
+  nb::list arrays_;
+  std::unique_ptr<Plan> plan_;
+};
+
+nb::dict cpu_info() {
+  nb::dict info;
+  info["brand"] = cpu_brand();
+  nb::list features, isas;
+  for (const std::string& name : cpu_features()) features.append(name);
+  for (const Isa isa : available_isas()) isas.append(isa_name(isa));
+  info["features"] = features;
+  info["isas"] = isas;
+  cpu_set_t set;
+  info["threads"] = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  return info;
+}
+
+}  // namespace
+}  // namespace secateur
+
+NB_MODULE(_engine, m) {
+  using secateur::PyPlan;
+  m.doc() = "Sparse int8 inference engine for BERT-family encoders.";
+  m.def("cpu_info", &secateur::cpu_info,
+        "Brand, features, instruction sets this CPU can run (best first) and CPUs this process may use.");
+  m.def(
+      "resolve_isa", [](const std::string& name) { return secateur::isa_name(secateur::resolve_isa(name.c_str())); },
+      "name"_a = "", "The instruction set of that name; '' takes SECATEUR_ISA, else the best. Raises ValueError.");
+  nb::class_<PyPlan>(m, "Plan")
+      .def(nb::init<const nb::dict&, const nb::object&, int32_t>(), "description"_a, "isa"_a = nb::none(),
+           "num_threads"_a = 1, "Builds a plan: validates, packs the weights, starts the threads. Raises ValueError.")
+      .def("run", &PyPlan::run, "input_ids"_a, "token_type_ids"_a.none(), "offsets"_a,
+           "Logits [batch_size, num_labels] float32 of a ragged batch of int32 token ids. Thread-safe.")
+      .def("steps", &PyPlan::steps, "Name, kernel, n, k, density, packed_bytes and mean ms of every step.")
+      .def("profile", &PyPlan::profile, "on"_a, "Starts (from zero) or stops timing the steps.")
+      .def_prop_ro("isa", [](const PyPlan& p) { return secateur::isa_name(p.plan().isa()); })
+      .def_prop_ro("num_threads", [](const PyPlan& p) { return p.plan().num_threads(); })
+      .def_prop_ro("num_labels", [](const PyPlan& p) { return p.plan().num_labels(); })
+      .def_prop_ro("max_sequence", [](const PyPlan& p) { return p.plan().max_sequence(); });
+}

@@ -1,0 +1,153 @@
+// From a description to fused steps: checks that it is an encoder, sets who writes for whom, packs the weights.
+#include "kernels/epilogue/epilogue.h"
+#include "plan/attention.h"
+#include "plan/check.h"
+#include "plan/linear.h"
+#include "plan/plan.h"
+
+namespace secateur {
+namespace {
+
+// Reads the records of a description in the one order that an encoder has.
+class Reader {
+ public:
+  explicit Reader(const std::vector<StepRecord>& records) : records_(records) {}
+
+  template <class Record>
+  const Record& next(const char* expected) {
+    const Record* record = at_ < records_.size() ? std::get_if<Record>(&records_[at_]) : nullptr;
+    check(record != nullptr, "step " + std::to_string(at_) + " of the plan should be " + expected);
+    ++at_;
+    return *record;
+  }
+  const LinearRecord& next_linear(Role role, const char* expected) {
+    const LinearRecord& record = next<LinearRecord>(expected);
+    check(record.role == role, record.name + ": should be " + expected);
+    return record;
+  }
+  template <class Record>
+  bool sees() const {
+    return at_ < records_.size() && std::holds_alternative<Record>(records_[at_]);
+  }
+  bool done() const { return at_ == records_.size(); }
+  // Encoder layers that are still to come.
+  size_t layers_left() const {
+    size_t count = 0;
+    for (size_t i = at_; i < records_.size(); ++i) count += std::holds_alternative<AttentionRecord>(records_[i]);
+    return count;
+  }
+
+ private:
+  const std::vector<StepRecord>& records_;
+  size_t at_ = 0;
+};
+
+OutputScale written_with(float scale, int32_t zero_point) { return {1.0f / scale, zero_point}; }
+OutputScale read_by(const LinearRecord& reader) { return written_with(reader.input_scale, reader.input_zero_point); }
+
+void check_shape(const LinearRecord& record, int64_t n, int64_t k) {
+  check(record.n == n && record.k == k, record.name + ": is [" + std::to_string(record.n) + ", " +
+                                            std::to_string(record.k) + "], expected [" + std::to_string(n) + ", " +
+                                            std::to_string(k) + "]");
+}
+
+}  // namespace
+
+void Plan::build(const PlanDescription& description) {
+  const int64_t hidden = description.hidden_size;
+  check(hidden > 0 && hidden % 4 == 0 && hidden <= 16384, "hidden_size must be a multiple of 4, at most 16384");
+  hidden_ = static_cast<int32_t>(hidden);
+  const float eps = description.norm_eps;
+  Reader reader(description.steps);
+
+  auto embed = std::make_unique<EmbedStep>(reader.next<EmbedRecord>("the embeddings"), hidden, eps, isa_);
+  embed_ = embed.get();
+  max_sequence_ = std::min(description.max_tokens, embed->max_positions());
+  check(max_sequence_ > 0, "max_tokens must be positive");
+  NormStep* norm = embed.get();  // the norm whose output the next projections read
+  steps_.push_back(std::move(embed));
+  check(reader.sees<LinearRecord>(), "the plan has no encoder layer");
+
+  while (reader.sees<LinearRecord>()) {
+    // Past the last layer's keys and values only each sequence's first token is read: by the head.
+    const bool last = reader.layers_left() == 1;
+    const LinearRecord& query = reader.next_linear(Role::kQuery, "a query projection");
+    const LinearRecord& key = reader.next_linear(Role::kKey, "a key projection");
+    const LinearRecord& value = reader.next_linear(Role::kValue, "a value projection");
+    const AttentionRecord& attention = reader.next<AttentionRecord>("an attention");
+    const LinearRecord& attn_out = reader.next_linear(Role::kAttnOut, "an attention output projection");
+    const AddNormRecord& attn_norm = reader.next<AddNormRecord>("a norm");
+    const LinearRecord& ffn_in = reader.next_linear(Role::kFfnIn, "an inner projection");
+    const LinearRecord& ffn_out = reader.next_linear(Role::kFfnOut, "an outer projection");
+    const AddNormRecord& ffn_norm = reader.next<AddNormRecord>("a norm");
+
+    check(attention.num_heads > 0 && attention.num_heads <= 256 && attention.head_dim > 0 && attention.head_dim <= 256,
+          attention.name + ": num_heads and head_dim must be 1 .. 256");
+    const int64_t width = attention.num_heads * attention.head_dim;
+    for (const LinearRecord* record : {&query, &key, &value}) {
+      check_shape(*record, width, hidden);
+      check(record->input_scale == query.input_scale && record->input_zero_point == query.input_zero_point,
+            record->name + ": query, key and value must share their input's scale and zero point");
+    }
+    check_shape(attn_out, hidden, width);
+    check_shape(ffn_in, ffn_in.n, hidden);
+    check_shape(ffn_out, hidden, ffn_in.n);
+    attention_width_ = std::max(attention_width_, static_cast<int32_t>(width));
+    inner_width_ = std::max(inner_width_, static_cast<int32_t>(ffn_in.n));
+
+    auto attention_step = std::make_unique<AttentionStep>(attention, last, isa_);
+    attention_step->out = read_by(attn_out);
+    LinearPart query_part = make_linear_part(query, isa_);
+    query_part.out = written_with(attention.query_scale, attention.query_zero_point);
+    LinearPart key_part = make_linear_part(key, isa_);
+    key_part.out = written_with(attention.key_scale, 0);
+    LinearPart value_part = make_linear_part(value, isa_);
+    value_part.out = written_with(attention.value_scale, 0);
+    norm->out = read_by(query);
+    norm->quantized = true;
+
+    auto projections = std::make_unique<LinearStep>(Source::kHidden, false);
+    if (last) {
+      steps_.push_back(std::make_unique<FirstTokenStep>(hidden));
+      auto first_query = std::make_unique<LinearStep>(Source::kHidden, true);
+      projections->add(std::move(key_part));
+      projections->add(std::move(value_part));
+      first_query->add(std::move(query_part));
+      steps_.push_back(std::move(projections));
+      steps_.push_back(std::move(first_query));
+    } else {
+      projections->add(std::move(query_part));
+      projections->add(std::move(key_part));
+      projections->add(std::move(value_part));
+      steps_.push_back(std::move(projections));
+    }
+    steps_.push_back(std::move(attention_step));
+
+    const auto add_linear = [&](const LinearRecord& record, Source source) -> LinearPart& {
+      auto step = std::make_unique<LinearStep>(source, last);
+      step->add(make_linear_part(record, isa_));
+      LinearPart& part = step->parts().front();
+      steps_.push_back(std::move(step));
+      return part;
+    };
+    const auto add_norm = [&](const AddNormRecord& record) {
+      auto step = std::make_unique<NormStep>(record.name, record.gamma, record.beta, hidden, eps, last, isa_);
+      norm = step.get();
+      steps_.push_back(std::move(step));
+    };
+    add_linear(attn_out, Source::kContext);
+    add_norm(attn_norm);
+    norm->out = read_by(ffn_in);
+    norm->quantized = true;
+    add_linear(ffn_in, Source::kHidden).out = read_by(ffn_out);
+    add_linear(ffn_out, Source::kInner);
+    add_norm(ffn_norm);
+  }
+
+  auto head = std::make_unique<HeadStep>(reader.next<HeadRecord>("the head"), hidden, isa_);
+  head_ = head.get();
+  steps_.push_back(std::move(head));
+  check(reader.done(), "the plan goes on after its head");
+}
+
+}  // namespace secateur

@@ -1,0 +1,70 @@
+// A step of a plan: one fused pass over the ragged batch, shared out among the workers of a call.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "kernels/layout.h"
+
+namespace secateur {
+
+// A set of token rows and every buffer that holds one value a token. A plan has two: all tokens of the batch, and
+// the first token of each sequence, which is all that what follows the last layer's keys and values depends on.
+struct Rows {
+  int32_t tokens = 0;
+  int32_t tiles = 0;
+  AlignedBuffer<float> residual;                         // [tile][H][32]
+  AlignedBuffer<uint8_t> hidden, query, context, inner;  // activation layout; widths H, Q, C, I
+  int32_t tile_tokens(int32_t tile) const { return std::min(kTile, tokens - tile * kTile); }
+};
+
+// One call's batch and memory. Reused by later calls; grows to the largest batch seen.
+struct Call {
+  const int32_t* input_ids = nullptr;
+  const int32_t* token_type_ids = nullptr;
+  const int32_t* offsets = nullptr;  // [batch_size + 1], from 0
+  int32_t batch_size = 0;
+  float* logits = nullptr;  // [batch_size][num_labels]
+
+  Rows all, first;
+  AlignedBuffer<int8_t> key;    // activation layout
+  AlignedBuffer<int8_t> value;  // [channel][value_stride]
+  int64_t value_stride = 0;
+  AlignedBuffer<int32_t> position;              // [tokens]
+  std::vector<AlignedBuffer<uint8_t>> scratch;  // one a worker
+};
+
+struct Worker {
+  int32_t index = 0, count = 1;
+  // The worker's part of `total` units, [begin, end).
+  int64_t begin(int64_t total) const { return total * index / count; }
+  int64_t end(int64_t total) const { return total * (index + 1) / count; }
+};
+
+// What `inspect` and the profile say about a step.
+struct StepInfo {
+  std::string name, kernel;
+  int64_t n = 0, k = 0;  // products only
+  double density = 1.0;  // stored blocks over all blocks
+  int64_t packed_bytes = 0;
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual void run(Call& call, const Worker& worker) const = 0;
+  virtual std::vector<StepInfo> info() const = 0;
+  // Bytes of private memory a worker needs for sequences of at most `longest` tokens.
+  virtual size_t scratch_bytes(int32_t longest) const { return static_cast<size_t>(longest) * 0; }
+};
+
+// How a tensor of activations is written: 1 / scale and the zero point of whoever reads it.
+struct OutputScale {
+  float inv_scale = 1.0f;
+  int32_t zero_point = 0;
+};
+
+}  // namespace secateur
