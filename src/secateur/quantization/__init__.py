@@ -1,0 +1,23 @@
+"""Fake quantization that simulates the engine's int8 arithmetic inside a live PyTorch model."""
+
+from secateur.quantization.observer import ActivationQuantizer
+from secateur.quantization.ptq import calibrate_
+from secateur.quantization.qat import (
+    attach_quantizers_,
+    enable_quantizers_,
+    find_quantizers,
+    freeze_observers_,
+    is_quantized,
+)
+from secateur.quantization.scheme import QuantScheme
+
+__all__ = [
+    "ActivationQuantizer",
+    "QuantScheme",
+    "attach_quantizers_",
+    "calibrate_",
+    "enable_quantizers_",
+    "find_quantizers",
+    "freeze_observers_",
+    "is_quantized",
+]

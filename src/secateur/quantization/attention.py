@@ -1,0 +1,122 @@
+"""Attention as the engine computes it, registered with transformers under the name `secateur_int8`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from secateur.errors import StructureError, UnsupportedError
+from secateur.quantization.fake_quantize import integer_attention
+from secateur.quantization.observer import ActivationQuantizer
+
+__all__ = ["ATTENTION_NAME", "AttentionQuantizer", "int8_attention"]
+
+ATTENTION_NAME = "secateur_int8"
+_ATTRIBUTE = "attention_quantizer"
+
+
+class AttentionQuantizer(nn.Module):
+    """The ranges of query, key and value of one attention module.
+
+    Args:
+        tensor: The attention module's name, for messages.
+        averaging: See `QuantScheme`.
+    """
+
+    def __init__(self, tensor: str, averaging: float) -> None:
+        super().__init__()
+        self.query = ActivationQuantizer(f"{tensor}.query's output", symmetric=False, averaging=averaging)
+        self.key = ActivationQuantizer(f"{tensor}.key's output", symmetric=True, averaging=averaging)
+        self.value = ActivationQuantizer(f"{tensor}.value's output", symmetric=True, averaging=averaging)
+
+    def attach_(self, attention: nn.Module) -> None:
+        """Hangs the quantizer where `int8_attention` looks for it.
+
+        Args:
+            attention: The module that transformers hands to an attention function.
+        """
+        attention.register_module(_ATTRIBUTE, self)
+
+    @staticmethod
+    def of(attention: nn.Module) -> AttentionQuantizer | None:
+        """Returns the quantizer of an attention module, or None where it has none."""
+        found = getattr(attention, _ATTRIBUTE, None)
+        return found if isinstance(found, AttentionQuantizer) else None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the products are simulated in integers; False lets float attention run."""
+        return self.query.enabled
+
+
+def int8_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attends in integers: an attention function of transformers' `AttentionInterface`.
+
+    Args:
+        module: The attention module, which carries an `AttentionQuantizer`.
+        query: [B, H, S, D] float.
+        key: [B, H, T, D] float.
+        value: [B, H, T, D] float.
+        attention_mask: Broadcasts against [B, H, S, T]; bool, True = attend, or float, added to the scores;
+            None attends everywhere.
+        dropout: Fraction of probabilities dropped.
+        scaling: Must be 1 / sqrt(D), which the engine assumes.
+        **kwargs: What else transformers passes; not used.
+
+    Returns:
+        output: [B, S, H, D] float32.
+        probabilities: [B, H, S, T] float32.
+
+    Raises:
+        StructureError: If the module carries no quantizer.
+        UnsupportedError: If `scaling` is another one.
+    """
+    quantizer = AttentionQuantizer.of(module)
+    if quantizer is None:
+        raise StructureError(
+            f"{type(module).__name__} runs {ATTENTION_NAME} attention without quantizers, because its config "
+            f"is shared with a quantized model: give each model its own config."
+        )
+    if not quantizer.enabled:
+        output, weights = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output, weights
+    if scaling is not None and not math.isclose(scaling, query.shape[-1] ** -0.5, rel_tol=1e-6):
+        raise UnsupportedError(
+            f"{type(module).__name__} scales its scores by {scaling}, and the engine only by 1 / sqrt(head size)."
+        )
+    q, query_scale = quantizer.query(query, torch.float32)
+    k, key_scale = quantizer.key(key, torch.float32)
+    v, value_scale = quantizer.value(value, torch.float32)
+    output, probabilities = integer_attention(
+        q, k, v, (query_scale, key_scale, value_scale), _kept(attention_mask), dropout
+    )
+    return output.transpose(1, 2).contiguous(), probabilities
+
+
+def _kept(attention_mask: Tensor | None) -> Tensor | None:
+    """Returns the mask as bool; transformers before 5 gives some models one that is added to the scores."""
+    if attention_mask is None or attention_mask.dtype == torch.bool:
+        return attention_mask
+    return attention_mask >= 0
+
+
+# The mask function is what makes transformers build a padding mask for an implementation it does not know.
+AttentionInterface.register(ATTENTION_NAME, int8_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

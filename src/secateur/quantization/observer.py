@@ -1,0 +1,141 @@
+"""The range of one activation, learnt while training, and its quantization by that range."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.affine import S8_MAX, S8_MIN, U8_MAX, U8_MIN
+from secateur.errors import SecateurError
+from secateur.quantization.fake_quantize import asymmetric_qparams, compute_dtype, quantize, symmetric_scale
+
+__all__ = ["ActivationQuantizer"]
+
+
+class ActivationQuantizer(nn.Module):
+    """Moving minimum and maximum of one tensor, and fake quantization by them.
+
+    In training mode every batch moves the range, then is quantized by it; in eval mode the stored range is
+    used. All state is buffers, so that it is saved and resumed with the model.
+
+    Attributes:
+        tensor: What is observed, for messages.
+        symmetric: True for int8 without a zero point, False for uint8 with one.
+        averaging: Weight of the newest batch; 0 keeps the extremes.
+        enabled: False lets the float model run as if nothing were attached.
+        observing: True lets ranges move in eval mode too (calibration).
+        low: [] float32.
+        high: [] float32.
+        batches: [] int64, how many were seen.
+        frozen: [] bool, True when the range no longer moves.
+    """
+
+    low: Tensor
+    high: Tensor
+    batches: Tensor
+    frozen: Tensor
+
+    def __init__(self, tensor: str, symmetric: bool, averaging: float) -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.symmetric = symmetric
+        self.averaging = averaging
+        self.enabled = True
+        self.observing = False
+        self.register_buffer("low", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("high", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
+        # Mirrors of the last two buffers: asking a tensor on a GPU would stall it in every forward.
+        self._seen = 0
+        self._is_frozen = False
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Observes `x` where ranges may move, then quantizes it.
+
+        Args:
+            x: [...] any floating type.
+            dtype: Type of the integers; None takes what the surrounding autocast wants.
+
+        Returns:
+            q: [...] centred integers.
+            scale: [] float32, what one unit of `q` is worth.
+
+        Raises:
+            SecateurError: If no batch was ever seen, or `x` holds NaN or infinity.
+        """
+        if (self.training or self.observing) and not self._is_frozen:
+            self._observe(x.detach())
+        scale, zero_point = self.qparams()
+        limits = (S8_MIN, S8_MAX) if self.symmetric else (U8_MIN, U8_MAX)
+        q = quantize(x, scale, zero_point, *limits, dtype or compute_dtype(x.device.type))
+        return q, scale
+
+    def qparams(self) -> tuple[Tensor, Tensor]:
+        """Returns scale and zero point, both [] float32, of the range as it stands.
+
+        Raises:
+            SecateurError: If no batch was ever seen.
+        """
+        if not self._seen:
+            raise SecateurError(
+                f"The range of {self.tensor} was never observed: train the model with its quantizers "
+                f"enabled, or run secateur.quantization.calibrate_ on a few batches, before using it."
+            )
+        if self.symmetric:
+            scale = symmetric_scale(torch.maximum(self.low.abs(), self.high.abs()))
+            return scale, torch.zeros_like(scale)
+        return asymmetric_qparams(self.low, self.high)
+
+    def freeze_(self) -> None:
+        """Stops the range from moving.
+
+        Raises:
+            SecateurError: If no batch was ever seen, or the range is not finite.
+        """
+        self.qparams()
+        self._check_finite()
+        self.frozen.fill_(True)
+        self._is_frozen = True
+
+    def set_range_(self, low: float, high: float) -> None:
+        """Sets the range, as if observed, and freezes it."""
+        self.low.fill_(low)
+        self.high.fill_(high)
+        self.batches.fill_(max(1, self._seen))
+        self._seen = max(1, self._seen)
+        self.freeze_()
+
+    @torch.no_grad()
+    def _observe(self, x: Tensor) -> None:
+        low, high = x.amin().float(), x.amax().float()
+        if self._seen == 0:
+            self.low.copy_(low)
+            self.high.copy_(high)
+        elif self.averaging == 0.0:
+            torch.minimum(self.low, low, out=self.low)
+            torch.maximum(self.high, high, out=self.high)
+        else:
+            weight = max(self.averaging, 1.0 / (self._seen + 1))
+            self.low.lerp_(low, weight)
+            self.high.lerp_(high, weight)
+        self._seen += 1
+        self.batches += 1
+        if x.device.type == "cpu":  # elsewhere `freeze_` finds it, without a stall in every batch
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        low, high = self.low.item(), self.high.item()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise SecateurError(
+                f"{self.tensor} holds NaN or infinity (its range is {low} to {high}): the training has "
+                f"diverged; lower the learning rate, or check the input."
+            )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._seen = int(self.batches)
+        self._is_frozen = bool(self.frozen)

@@ -1,0 +1,225 @@
+"""Quantization-aware training: attaches fake quantization to a live model and takes its ranges out again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from secateur.checkpoint.names import PREFIXES, embedding_names
+from secateur.errors import SecateurError, StructureError, UnsupportedError, problem_list
+from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
+from secateur.quantization.attention import ATTENTION_NAME, AttentionQuantizer
+from secateur.quantization.fake_quantize import fake_quantize_rows, integer_linear
+from secateur.quantization.observer import ActivationQuantizer
+from secateur.quantization.scheme import QuantScheme
+
+__all__ = [
+    "attach_quantizers_",
+    "attention_quantizer",
+    "enable_quantizers_",
+    "find_embeddings",
+    "find_quantizers",
+    "freeze_observers_",
+    "input_quantizer",
+    "is_quantized",
+]
+
+
+def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enabled: bool = True) -> None:
+    """Makes a model compute as the engine will, with gradients passing straight through the rounding.
+
+    The state dict grows by a few small buffers, so attach before a saved run is resumed. Attach masks first:
+    the masked weight is what is quantized, and zeros stay zeros. The model's own config gets another
+    attention implementation, so it must not share its config with another model.
+
+    Args:
+        model: A live model of a supported family, with or without masks.
+        scheme: How ranges are learnt; the default where None.
+        enabled: False attaches everything but lets the float model run until `enable_quantizers_`.
+
+    Raises:
+        StructureError: If the model has quantizers already, or its modules are not where its family puts them.
+        UnsupportedError: If the family is not supported.
+    """
+    scheme = scheme or QuantScheme()
+    if is_quantized(model):
+        raise StructureError("The model has quantizers already: attach them only once.")
+    blocks = find_blocks(model)
+    tables = find_embeddings(model)
+    for block in blocks:
+        _attach_block_(model, block, scheme.averaging)
+    for table in tables.values():
+        row_quantizer = _RowQuantizer()
+        table.add_module("row_quantizer", row_quantizer)
+        table.register_forward_hook(_QuantizedOutput(row_quantizer))
+    device = next(model.parameters()).device
+    for quantizer in find_quantizers(model).values():
+        quantizer.to(device).train(model.training)
+    enable_quantizers_(model, enabled)
+    model.set_attn_implementation(ATTENTION_NAME)
+    if model.config._attn_implementation != ATTENTION_NAME:
+        raise UnsupportedError(
+            f"{type(model).__name__} does not take another attention implementation: "
+            f"install transformers 4.57 or later."
+        )
+
+
+def enable_quantizers_(model: nn.Module, enabled: bool = True) -> None:
+    """Switches fake quantization and observation on or off; ranges stay as they are.
+
+    Args:
+        model: A model with quantizers.
+        enabled: False lets the float model run.
+    """
+    for module in model.modules():
+        if isinstance(module, (ActivationQuantizer, _RowQuantizer)):
+            module.enabled = enabled
+
+
+def freeze_observers_(model: nn.Module) -> None:
+    """Stops all ranges from moving; weights go on training.
+
+    Args:
+        model: A model with quantizers.
+
+    Raises:
+        SecateurError: If a range was never observed or is not finite; names every one.
+    """
+    problems = []
+    for quantizer in find_quantizers(model).values():
+        try:
+            quantizer.freeze_()
+        except SecateurError as error:
+            problems.append(str(error).rstrip("."))
+    if problems:
+        raise SecateurError(problem_list("The ranges cannot be frozen", problems))
+
+
+def find_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
+    """Returns every activation quantizer by its module name, in the order of the layers."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Says whether `attach_quantizers_` has run on this model."""
+    return any(isinstance(module, ActivationQuantizer) for module in model.modules())
+
+
+def input_quantizer(projection: Projection) -> ActivationQuantizer | None:
+    """Returns what quantizes the input of a projection; query, key and value share one."""
+    forward = projection.linear.__dict__.get("forward")
+    return forward.source.quantizer if isinstance(forward, _QuantizedForward) else None
+
+
+def attention_quantizer(model: nn.Module, block: EncoderBlock) -> AttentionQuantizer | None:
+    """Returns what quantizes query, key and value of a layer, or None where nothing does."""
+    return AttentionQuantizer.of(_attention_module(model, block))
+
+
+def find_embeddings(model: nn.Module) -> dict[str, nn.Embedding]:
+    """Finds the tables whose rows are summed into the first hidden states.
+
+    Args:
+        model: A live model of a supported family.
+
+    Returns:
+        Kind (`word`, `position`, `token_type`) to table.
+
+    Raises:
+        StructureError: If a table is missing.
+    """
+    modules = dict(model.named_modules())
+    prefix = PREFIXES[model.config.model_type]
+    tables = {}
+    for kind, name in embedding_names(prefix).tables.items():
+        table = modules.get(name, modules.get(name.removeprefix(f"{prefix}.")))  # a model without task head
+        if not isinstance(table, nn.Embedding):
+            raise StructureError(f"{name} is {type(table).__name__}, expected nn.Embedding.")
+        tables[kind] = table
+    return tables
+
+
+def _attach_block_(model: nn.Module, block: EncoderBlock, averaging: float) -> None:
+    attention = _attention_module(model, block)
+    AttentionQuantizer(attention_name := f"{block.prefix}.attention", averaging).attach_(attention)
+    heads = [block.q, block.k, block.v]
+    _attach_input_(attention, heads, f"the input of {attention_name}", averaging)
+    for projection in (block.attn_out, block.ffn_in, block.ffn_out):
+        _attach_input_(projection.linear, [projection], f"the input of {projection.name}", averaging)
+
+
+def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, averaging: float) -> None:
+    quantizer = ActivationQuantizer(tensor, symmetric=False, averaging=averaging)
+    owner.add_module("input_quantizer", quantizer)
+    source = _SharedInput(quantizer, len(readers))
+    for projection in readers:
+        # An instance attribute, as accelerate does it: the class stays nn.Linear (or its masked subclass),
+        # the state dict stays as it was, and `linear.weight` is read through the mask.
+        projection.linear.forward = _QuantizedForward(projection.linear, source)
+
+
+def _attention_module(model: nn.Module, block: EncoderBlock) -> nn.Module:
+    """Returns the module that transformers hands to an attention function: the one that owns the query."""
+    module: nn.Module = model.get_submodule(block.q.name.rpartition(".")[0])
+    return module
+
+
+class _SharedInput:
+    """Quantizes a tensor once for all layers that read it, so that its range moves once a batch."""
+
+    def __init__(self, quantizer: ActivationQuantizer, readers: int) -> None:
+        self.quantizer = quantizer
+        self._readers = readers
+        self._reads_left = 0
+        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns centred integers and scale, see `ActivationQuantizer.forward`."""
+        if self._last is None or self._last[0] is not x:
+            self._last = (x, self.quantizer(x))
+            self._reads_left = self._readers
+        result = self._last[1]
+        self._reads_left -= 1
+        if self._reads_left <= 0:
+            self._last = None
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tensors in the middle of a graph can be neither copied nor pickled.
+        return {**self.__dict__, "_last": None, "_reads_left": 0}
+
+
+class _QuantizedForward:
+    """Takes the place of `nn.Linear.forward`. An object, not a closure: it survives copy.deepcopy."""
+
+    def __init__(self, linear: nn.Linear, source: _SharedInput) -> None:
+        self.linear = linear
+        self.source = source
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.source.quantizer.enabled:
+            return functional.linear(x, self.linear.weight, self.linear.bias)
+        q, scale = self.source.quantize(x)
+        return integer_linear(q, scale, self.linear.weight, self.linear.bias)
+
+
+class _RowQuantizer(nn.Module):
+    """Fake quantization of looked-up rows. The table itself, which may be tied to a head, stays float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return fake_quantize_rows(rows) if self.enabled else rows
+
+
+class _QuantizedOutput:
+    def __init__(self, quantizer: _RowQuantizer) -> None:
+        self.quantizer = quantizer
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        result: Tensor = self.quantizer(output)
+        return result

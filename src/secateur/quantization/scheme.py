@@ -1,0 +1,34 @@
+"""Which tensors are quantized, and how their ranges are learnt. Formulas live in `secateur.affine`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from secateur.errors import RecipeError
+
+__all__ = ["QuantScheme"]
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """The law of checkpoint format 1, with the one setting that training may choose.
+
+    Attributes:
+        weights: Linear weights, int8 symmetric, one scale per output row, taken from the current weight.
+        activations: Inputs of linear layers, uint8 with a zero point, one static range per tensor.
+        embeddings: Every looked-up row, int8 symmetric with its own scale.
+        attention: Query uint8, key and value int8, probabilities rounded to 255ths of the row's largest.
+        averaging: Weight of the newest batch in the moving average of a range. The first batches count
+            equally, until each would count for less than this. 0 keeps the extremes of all batches.
+    """
+
+    weights: Literal["s8_per_row"] = "s8_per_row"
+    activations: Literal["u8_static"] = "u8_static"
+    embeddings: Literal["s8_per_row"] = "s8_per_row"
+    attention: Literal["int8"] = "int8"
+    averaging: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.averaging <= 1.0:
+            raise RecipeError(f"averaging must lie between 0 and 1, but is {self.averaging}.")
