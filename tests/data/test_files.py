@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from secateur.data import Columns, Row, read_rows
+from secateur.errors import DataError
+
+ROWS = [Row("set an alarm", "alarm"), Row('he said "hi", then left', "talk")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\nset an alarm,alarm\n"he said ""hi"", then left",talk\n'),
+        ("a.csv", '\ufefftext;label\r\nset an alarm;alarm\r\n"he said ""hi"", then left";talk\r\n'),
+        ("a.tsv", 'Sentence\tIntent\nset an alarm\talarm\nhe said "hi", then left\ttalk\n'),
+        ("a.tsv", 'text\tlabel\nset an alarm\talarm\n"he said ""hi"", then left"\ttalk\n'),
+        (
+            "a.jsonl",
+            '{"text": "set an alarm", "label": "alarm"}\n\n'
+            '{"label": " talk", "text": "he said \\"hi\\", then left"}',
+        ),
+        (
+            "a.json",
+            '[{"text": "set an alarm", "label": "alarm"}, '
+            '{"text": "he said \\"hi\\", then left", "label": "talk"}]',
+        ),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_form_is_read(tmp_path: Path, name: str, content: str, packed: bool) -> None:
+    file = tmp_path / (name + ".gz" if packed else name)
+    file.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    rows, _ = read_rows(file)
+    assert rows == ROWS
+
+
+def test_columns_are_guessed_or_given(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("id,query,Category,note\n1,hello,greet,x\n")
+    assert read_rows(file) == ([Row("hello", "greet")], Columns("query", "Category"))
+    assert read_rows(file, text="note", label="id") == ([Row("x", "1")], Columns("note", "id"))
+
+
+def test_a_quote_at_the_start_of_a_tsv_text_swallows_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text('text\tlabel\n"good\tpos\nbad\tneg\n')
+    assert read_rows(file)[0] == [Row('"good', "pos"), Row("bad", "neg")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            b"sentence,intention\nhi,greet\n",
+            r"none of the columns label, .*: sentence, intention\..*--label",
+        ),
+        ("a.csv", b"text,label\nhi\n", "line 2: 1 fields where the first line names 2"),
+        ("a.csv", b"text,label\nhi,greet\n  ,greet\n", "line 3: 'text' is empty"),
+        ("a.csv", b"text,label\nhi,\n", "line 2: 'label' is empty"),
+        ("a.csv", b"text,label\n", "holds no rows"),
+        ("a.csv", b"", "holds no rows"),
+        ("a.csv", b"text,label\nhi,greet\n\xff\xfe,greet\n", "line 3: the bytes are not UTF-8"),
+        ("a.jsonl", b'{"text": "hi", "label": "x"}\n{"text": "hi"\n', "line 2: not valid JSON"),
+        ("a.jsonl", b'{"text": "hi", "label": "x"}\n{"text": "hi"}\n', "line 2: the row has no 'label'"),
+        ("a.jsonl", b'{"text": 7, "label": "x"}\n', "line 1: 'text' must be a string, but is int"),
+        ("a.jsonl", b'{"text": "hi", "label": [1]}\n', "line 1: 'label' must be a string or an integer"),
+        ("a.jsonl", b'"hi"\n', "line 1: each row must be a JSON object"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.parquet", b"PAR1", "unknown form"),
+        ("a.csv.gz", b"text,label\n", "not a sound gzip file"),
+        ("a.csv.gz", gzip.compress(b"text,label\nhi,greet\n" * 99)[:-9], "not a sound gzip file"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(file)
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv does not exist"):
+        read_rows(tmp_path / "none.csv")
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\nhi,greet\n")
+    with pytest.raises(DataError, match="no column 'words'; its columns are: text, label"):
+        read_rows(file, text="words")
