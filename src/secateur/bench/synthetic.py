@@ -1,0 +1,217 @@
+"""Checkpoints with random weights in the shape of known models: speed and size without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.affine import symmetric_scale
+from secateur.checkpoint import (
+    QuantizationConfig,
+    embedding_names,
+    encode_weight,
+    head_names,
+    linear_names,
+    tensor_name,
+    write_checkpoint,
+)
+from secateur.errors import UnsupportedError
+
+__all__ = ["PATTERNS", "SHAPES", "SyntheticShape", "write_synthetic"]
+
+PATTERNS = ("block4", "unstructured", "dense")
+
+
+@dataclass(frozen=True)
+class SyntheticShape:
+    """The sizes of a model family member."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    vocab_size: int = 30522
+    max_positions: int = 512
+
+    @property
+    def intermediate_size(self) -> int:
+        """Features inside the feed-forward part."""
+        return 4 * self.hidden_size
+
+
+# DistilBERT runs in BERT's layout: six layers of the same matrices.
+SHAPES = {
+    "bert-base": SyntheticShape(12, 768, 12),
+    "bert-large": SyntheticShape(24, 1024, 16),
+    "distilbert": SyntheticShape(6, 768, 12),
+    "minilm-l6": SyntheticShape(6, 384, 12),
+}
+
+
+def write_synthetic(
+    folder: Path,
+    name: str,
+    *,
+    pattern: str = "block4",
+    sparsity: float = 0.8,
+    num_layers: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Writes a checkpoint with random weights; its answers mean nothing, its speed does.
+
+    Args:
+        folder: Where to write; see `write_checkpoint`.
+        name: A key of `SHAPES`.
+        pattern: `block4` keeps the heaviest 1x4 blocks, `unstructured` the heaviest weights, `dense` all.
+        sparsity: Fraction of zeros in the six matrices of each layer, 0 to under 1.
+        num_layers: Another number of layers than the model has.
+        seed: Of the random numbers.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UnsupportedError: The name, the pattern, the sparsity or the number of layers is not possible.
+    """
+    shape = _checked_shape(name, pattern, sparsity, num_layers)
+    random = np.random.default_rng(seed)
+    tensors: dict[str, NDArray[Any]] = {}
+    _put_embeddings(tensors, shape, random)
+    _put_layers(tensors, shape, pattern, sparsity, random)
+    _put_head(tensors, shape, random)
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": shape.max_positions,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+        "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+        "quantization_config": QuantizationConfig(
+            pattern="dense" if pattern == "dense" else "block4",
+            sparsity=0.0 if pattern == "dense" else sparsity,
+        ).model_dump(),
+    }
+    return write_checkpoint(folder, config, tensors, {})
+
+
+def _checked_shape(name: str, pattern: str, sparsity: float, num_layers: int | None) -> SyntheticShape:
+    if name not in SHAPES:
+        raise UnsupportedError(f"There is no synthetic model {name!r}; known are {', '.join(SHAPES)}.")
+    if pattern not in PATTERNS:
+        raise UnsupportedError(f"There is no pattern {pattern!r}; known are {', '.join(PATTERNS)}.")
+    if not 0 <= sparsity < 1:
+        raise UnsupportedError(f"The sparsity is {sparsity}: give a fraction of zeros from 0 to under 1.")
+    if num_layers is None:
+        return SHAPES[name]
+    if not 1 <= num_layers <= 100:
+        raise UnsupportedError(f"The number of layers is {num_layers}: give one from 1 to 100.")
+    return replace(SHAPES[name], num_layers=num_layers)
+
+
+def _normal(random: np.random.Generator, *size: int, std: float, mean: float = 0.0) -> NDArray[np.float32]:
+    return mean + std * random.standard_normal(size, dtype=np.float32)
+
+
+def _put(tensors: dict[str, NDArray[Any]], module: str, **arrays: NDArray[Any]) -> None:
+    for suffix, array in arrays.items():
+        tensors[tensor_name(module, suffix)] = array
+
+
+def _put_embeddings(
+    tensors: dict[str, NDArray[Any]], shape: SyntheticShape, random: np.random.Generator
+) -> None:
+    names = embedding_names("bert")
+    rows = {"word": shape.vocab_size, "position": shape.max_positions, "token_type": 2}
+    for kind, module in names.tables.items():
+        table = random.integers(-127, 128, (rows[kind], shape.hidden_size), dtype=np.int8)
+        _put(tensors, module, weight=table, weight_scale=np.full(rows[kind], 4e-4, np.float32))
+    # The one norm that the format stores with two axes; see docs/format.md on the guard.
+    _put_norm(tensors, names.norm, (1, shape.hidden_size), random)
+
+
+def _put_norm(
+    tensors: dict[str, NDArray[Any]], module: str, size: tuple[int, ...], random: np.random.Generator
+) -> None:
+    _put(
+        tensors,
+        module,
+        weight=_normal(random, *size, std=0.1, mean=1.0),
+        bias=_normal(random, *size, std=0.1),
+    )
+
+
+def _put_layers(
+    tensors: dict[str, NDArray[Any]],
+    shape: SyntheticShape,
+    pattern: str,
+    sparsity: float,
+    random: np.random.Generator,
+) -> None:
+    hidden, wide = shape.hidden_size, shape.intermediate_size
+    sizes = {"ffn_in": (wide, hidden), "ffn_out": (hidden, wide)}
+    roles = linear_names(0, "bert").linears
+    # Drawn once and rolled by some rows in each layer: random numbers are the slow part.
+    drawn = {role: _pruned(sizes.get(role, (hidden, hidden)), pattern, sparsity, random) for role in roles}
+    for layer in range(shape.num_layers):
+        names = linear_names(layer, "bert")
+        for role, module in names.linears.items():
+            weight, mask = drawn[role]
+            weight = np.roll(weight, 7 * layer, axis=0)
+            mask = None if mask is None else np.roll(mask, 7 * layer, axis=0)
+            scale = symmetric_scale(np.abs(weight).max(axis=1))
+            _put(
+                tensors,
+                module,
+                **encode_weight(weight, mask, scale),
+                weight_scale=scale,
+                bias=_normal(random, weight.shape[0], std=0.1),
+                input_scale=np.full(1, 0.03, np.float32),
+                input_zero_point=np.full(1, 128 if role != "ffn_out" else 6, np.uint8),
+            )
+        _put(
+            tensors,
+            names.attention,
+            query_scale=np.full(1, 0.03, np.float32),
+            query_zero_point=np.full(1, 128, np.uint8),
+            key_scale=np.full(1, 0.03, np.float32),
+            value_scale=np.full(1, 0.03, np.float32),
+        )
+        for norm in (names.attn_norm, names.ffn_norm):
+            _put_norm(tensors, norm, (hidden,), random)
+
+
+def _pruned(
+    size: tuple[int, int], pattern: str, sparsity: float, random: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Draws a weight [N, K] and prunes it by magnitude, which leaves values as heavy-tailed as real ones."""
+    out_features, in_features = size
+    weight = _normal(random, out_features, in_features, std=1.0)
+    if pattern == "dense" or not sparsity:
+        return weight / np.float32(np.sqrt(in_features)), None
+    group = 4 if pattern == "block4" else 1
+    score = np.square(weight).reshape(out_features, -1, group).sum(axis=2)
+    pruned = round(sparsity * score.size)
+    keep = np.ones(score.size, np.bool_)
+    keep[np.argpartition(score, pruned, axis=None)[:pruned]] = False
+    mask = np.repeat(keep.reshape(score.shape), group, axis=1)
+    weight *= mask / np.float32(np.sqrt(in_features * (1 - sparsity)))
+    return weight, mask
+
+
+def _put_head(tensors: dict[str, NDArray[Any]], shape: SyntheticShape, random: np.random.Generator) -> None:
+    names, hidden = head_names("bert"), shape.hidden_size
+    std = 1 / hidden**0.5
+    pooler = _normal(random, hidden, hidden, std=std)
+    _put(tensors, names.pooler, weight=pooler, bias=np.zeros(hidden, np.float32))
+    classifier = _normal(random, 2, hidden, std=std)
+    _put(tensors, names.classifier, weight=classifier, bias=np.zeros(2, np.float32))
