@@ -56,7 +56,8 @@ class DescriptionReader {
   Array<T> array(const nb::dict& record, const char* key) {
     NumpyArray<T> view;
     const nb::object given = item(record, key);
-    if (!nb::try_cast<NumpyArray<T>>(given, view))
+    // No conversion: a converted copy would die here while its data is still referred to.
+    if (!nb::try_cast<NumpyArray<T>>(given, view, /*convert=*/false))
       throw std::invalid_argument("a plan step's '" + std::string(key) + "' is not a contiguous array of its type");
     Array<T> result;
     result.data = view.data();
@@ -217,7 +218,8 @@ NB_MODULE(_engine, m) {
   nb::class_<PyPlan>(m, "Plan")
       .def(nb::init<const nb::dict&, const nb::object&, int32_t>(), "description"_a, "isa"_a = nb::none(),
            "num_threads"_a = 1, "Builds a plan: validates, packs the weights, starts the threads. Raises ValueError.")
-      .def("run", &PyPlan::run, "input_ids"_a, "token_type_ids"_a.none(), "offsets"_a,
+      .def("run", &PyPlan::run, "input_ids"_a.noconvert(), "token_type_ids"_a.noconvert().none(),
+           "offsets"_a.noconvert(),
            "Logits [batch_size, num_labels] float32 of a ragged batch of int32 token ids. Thread-safe.")
       .def("steps", &PyPlan::steps, "Name, kernel, n, k, density, packed_bytes and mean ms of every step.")
       .def("profile", &PyPlan::profile, "on"_a, "Starts (from zero) or stops timing the steps.")

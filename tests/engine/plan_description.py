@@ -1,0 +1,101 @@
+"""Random plan descriptions for tests of the C++ engine, without a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def random_description(
+    hidden: int = 32,
+    heads: int = 2,
+    inner: int = 64,
+    layers: int = 2,
+    labels: int = 5,
+    vocab: int = 50,
+    positions: int = 64,
+    density: float = 0.3,
+    dense_roles: tuple[str, ...] = (),
+    activation: str = "gelu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A plan description of an encoder with random weights; sparse `block4` but for `dense_roles`."""
+    rng = np.random.default_rng(seed)
+
+    def floats(*shape: int, std: float = 1.0, mean: float = 0.0) -> np.ndarray:
+        return rng.normal(mean, std, shape).astype(np.float32)
+
+    def norm() -> dict[str, np.ndarray]:
+        return {"gamma": floats(hidden, std=0.1, mean=1.0), "beta": floats(hidden, std=0.1)}
+
+    def linear(name: str, role: str, n: int, k: int, scale: float, zero_point: int) -> dict[str, Any]:
+        record: dict[str, Any] = {"op": "linear", "name": name, "role": role, "n": n, "k": k}
+        weight = rng.integers(-127, 128, (n, k)).astype(np.int8)
+        if role in dense_roles:
+            record["weight"] = weight
+        else:
+            keep = rng.random((n, k // 4)) < density
+            keep[0] = False  # an empty row
+            record["values"] = np.ascontiguousarray(weight.reshape(n, k // 4, 4)[keep])
+            record["mask"] = np.packbits(keep, axis=1, bitorder="little")
+        record["scale"] = np.abs(floats(n, std=0.1, mean=1.0)) / np.float32(
+            60 * np.sqrt(k * max(density, 0.05))
+        )
+        record["bias"] = floats(n, std=0.2)
+        record["input_scale"] = scale
+        record["input_zero_point"] = zero_point
+        if role == "ffn_in":
+            record["activation"] = activation
+        return record
+
+    steps: list[dict[str, Any]] = [{"op": "embed", **norm()}]
+    for table, rows in (("word", vocab), ("position", positions), ("token_type", 2)):
+        steps[0][table] = rng.integers(-127, 128, (rows, hidden)).astype(np.int8)
+        steps[0][f"{table}_scale"] = np.full(rows, 0.01, np.float32)
+    for i in range(layers):
+        for role in ("query", "key", "value"):
+            steps.append(linear(f"layer.{i}.{role}", role, hidden, hidden, 0.03, 120))
+        steps.append(
+            {
+                "op": "attention",
+                "name": f"layer.{i}.attention",
+                "num_heads": heads,
+                "head_dim": hidden // heads,
+                "query_scale": 0.03,
+                "query_zero_point": 131,
+                "key_scale": 0.03,
+                "value_scale": 0.03,
+            }
+        )
+        steps.append(linear(f"layer.{i}.attn_out", "attn_out", hidden, hidden, 0.02, 127))
+        steps.append({"op": "add_norm", "name": f"layer.{i}.attn_norm", **norm()})
+        steps.append(linear(f"layer.{i}.ffn_in", "ffn_in", inner, hidden, 0.03, 125))
+        steps.append(linear(f"layer.{i}.ffn_out", "ffn_out", hidden, inner, 0.02, 9))
+        steps.append({"op": "add_norm", "name": f"layer.{i}.ffn_norm", **norm()})
+    steps.append(
+        {
+            "op": "head",
+            "pooler_weight": floats(hidden, hidden, std=hidden**-0.5),
+            "pooler_bias": floats(hidden),
+            "weight": floats(labels, hidden),
+            "bias": floats(labels),
+        }
+    )
+    return {
+        "hidden_size": hidden,
+        "num_heads": heads,
+        "max_tokens": positions,
+        "norm_eps": 1e-12,
+        "steps": steps,
+    }
+
+
+def random_batch(lengths: list[int], vocab: int = 50, seed: int = 1) -> Batch:
+    """Token ids, token type ids and offsets (int32) of sequences with these lengths."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    total = int(offsets[-1])
+    return rng.integers(0, vocab, total).astype(np.int32), rng.integers(0, 2, total).astype(np.int32), offsets
