@@ -21,7 +21,7 @@ ATTENTION_NAME = "secateur_int8"
 _ATTRIBUTE = "attention_quantizer"
 
 
-class AttentionQuantizer(nn.Module):
+class AttentionQuantizer(nn.Module):  # type: ignore[misc]
     """The ranges of query, key and value of one attention module.
 
     Args:
@@ -99,7 +99,7 @@ def int8_attention(
         return output, weights
     if scaling is not None and not math.isclose(scaling, query.shape[-1] ** -0.5, rel_tol=1e-6):
         raise UnsupportedError(
-            f"{type(module).__name__} scales its scores by {scaling}, and the engine only by 1 / sqrt(head size)."
+            f"{type(module).__name__} scales its scores by {scaling}; the engine knows only 1 / sqrt(head size)."
         )
     q, query_scale = quantizer.query(query, torch.float32)
     k, key_scale = quantizer.key(key, torch.float32)

@@ -15,7 +15,7 @@ from secateur.quantization.fake_quantize import asymmetric_qparams, compute_dtyp
 __all__ = ["ActivationQuantizer"]
 
 
-class ActivationQuantizer(nn.Module):
+class ActivationQuantizer(nn.Module):  # type: ignore[misc]
     """Moving minimum and maximum of one tensor, and fake quantization by them.
 
     In training mode every batch moves the range, then is quantized by it; in eval mode the stored range is
@@ -109,7 +109,6 @@ class ActivationQuantizer(nn.Module):
         self._seen = max(1, self._seen)
         self.freeze_()
 
-    @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         low, high = x.amin().float(), x.amax().float()
         if self._seen == 0:

@@ -40,7 +40,7 @@ def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enab
         enabled: False attaches everything but lets the float model run until `enable_quantizers_`.
 
     Raises:
-        StructureError: If the model has quantizers already, or its modules are not where its family puts them.
+        StructureError: If the model has quantizers already, or its modules are not where they should be.
         UnsupportedError: If the family is not supported.
     """
     scheme = scheme or QuantScheme()
@@ -205,7 +205,7 @@ class _QuantizedForward:
         return integer_linear(q, scale, self.linear.weight, self.linear.bias)
 
 
-class _RowQuantizer(nn.Module):
+class _RowQuantizer(nn.Module):  # type: ignore[misc]
     """Fake quantization of looked-up rows. The table itself, which may be tied to a head, stays float."""
 
     def __init__(self) -> None:

@@ -1,0 +1,232 @@
+"""Writes a fake-quantized PyTorch model as a checkpoint: the file holds what the model computed with."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secateur.affine import S8_MAX, S8_MIN, quantize, symmetric_scale
+from secateur.checkpoint import (
+    LayerNames,
+    QuantizationConfig,
+    check_target,
+    embedding_names,
+    encode_weight,
+    head_names,
+    linear_names,
+    tensor_name,
+    write_checkpoint,
+)
+from secateur.checkpoint import names as keys
+from secateur.errors import SecateurError, StructureError, UnsupportedError, problem_list
+from secateur.export.card import model_card
+from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
+from secateur.quantization.observer import ActivationQuantizer
+from secateur.quantization.qat import attention_quantizer, find_embeddings, input_quantizer
+from secateur.sparsity.mask import find_mask, unquantized_weight
+
+__all__ = ["export_checkpoint"]
+
+Tensors = dict[str, NDArray[Any]]
+
+_TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_FILES = (_TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+# What tokenizer_config.json says about the machine and about one padded training run, not about the model.
+_TRACES = {
+    *("name_or_path", "is_local", "local_files_only"),
+    *("max_length", "pad_to_multiple_of", "stride", "truncation_strategy"),
+}
+
+
+def export_checkpoint(
+    model: nn.Module,
+    tokenizer: Any,
+    out: str | os.PathLike[str],
+    recipe: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a checkpoint folder from a live model, all of it or nothing.
+
+    Args:
+        model: A model for sequence classification, with quantizers whose ranges were observed.
+        tokenizer: Its fast tokenizer; padding and truncation are left out of what is written.
+        out: Where to write; an older checkpoint there is replaced.
+        recipe: The resolved recipe as YAML.
+        metrics: What was measured; goes into metrics.json and the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StructureError: If a quantizer is missing, switched off or never observed; names every one.
+        CheckpointError: If something that is no checkpoint lies at `out`, or a tensor is not finite.
+        UnsupportedError: If the model or the tokenizer cannot be written in this format.
+    """
+    check_target(out)
+    blocks = find_blocks(model)
+    prefix = keys.PREFIXES[model.config.model_type]
+    _check_names(model, blocks, prefix)
+    tensors: Tensors = {}
+    problems: list[str] = []
+    zeros = total = 0
+    for index, block in enumerate(blocks):
+        names = linear_names(index, prefix)
+        _put_attention(tensors, names, model, block, problems)
+        for projection in block.projections():
+            weight = _put_linear(tensors, projection, problems)
+            zeros += weight.size - int(np.count_nonzero(weight))
+            total += weight.size
+        _put_plain(tensors, names.attn_norm, block.attn_norm)
+        _put_plain(tensors, names.ffn_norm, block.ffn_norm)
+    if problems:
+        raise StructureError(problem_list("The model is not ready for export", problems))
+    _put_embeddings(tensors, model, prefix)
+    head = head_names(prefix)
+    for name in (head.pooler, head.classifier):
+        _put_plain(tensors, name, model.get_submodule(name))
+    sparse = any(name.endswith(f".{keys.WEIGHT_VALUES}") for name in tensors)
+    config = _config(model)
+    config["quantization_config"] = QuantizationConfig(
+        pattern="block4" if sparse else "dense", sparsity=zeros / total
+    ).model_dump()
+    files = _tokenizer_files(tokenizer)
+    return write_checkpoint(out, config, tensors, files, recipe, metrics, model_card(config, metrics))
+
+
+def _check_names(model: nn.Module, blocks: list[EncoderBlock], prefix: str) -> None:
+    modules = dict(model.named_modules())
+    head = head_names(prefix)
+    wanted = [linear_names(0, prefix).query, head.pooler, head.classifier]
+    missing = [name for name in wanted if name not in modules]
+    if missing:
+        raise UnsupportedError(
+            f"{type(model).__name__} has no {', '.join(missing)}: only models for sequence classification "
+            f"can be exported."
+        )
+    if len(blocks) != model.config.num_hidden_layers:
+        raise UnsupportedError(
+            f"The model has {len(blocks)} layers and its config says {model.config.num_hidden_layers}."
+        )
+
+
+def _put_linear(tensors: Tensors, projection: Projection, problems: list[str]) -> NDArray[np.float32]:
+    """Encodes one linear layer; returns its masked weight [N, K]."""
+    name, linear = projection.name, projection.linear
+    weight = _array(unquantized_weight(linear))
+    found = find_mask(linear)
+    mask = _array(found.mask) if found is not None else weight != 0
+    scale = symmetric_scale(np.abs(weight).max(axis=1))
+    for suffix, tensor in encode_weight(weight, None if mask.all() else mask, scale).items():
+        tensors[tensor_name(name, suffix)] = tensor
+    tensors[tensor_name(name, keys.WEIGHT_SCALE)] = scale
+    bias = np.zeros(len(weight), np.float32) if linear.bias is None else _array(linear.bias)
+    tensors[tensor_name(name, keys.BIAS)] = bias
+    quantizer = input_quantizer(projection)
+    if quantizer is None:
+        problems.append(f"{name} has no quantizer: call attach_quantizers_ and train or calibrate first")
+    else:
+        _put_range(tensors, name, keys.INPUT_SCALE, keys.INPUT_ZERO_POINT, quantizer, problems)
+    return weight
+
+
+def _put_attention(
+    tensors: Tensors, names: LayerNames, model: nn.Module, block: EncoderBlock, problems: list[str]
+) -> None:
+    found = attention_quantizer(model, block)
+    if found is None:
+        problems.append(f"{names.attention} has no quantizer")
+        return
+    module = names.attention
+    _put_range(tensors, module, keys.QUERY_SCALE, keys.QUERY_ZERO_POINT, found.query, problems)
+    _put_range(tensors, module, keys.KEY_SCALE, None, found.key, problems)
+    _put_range(tensors, module, keys.VALUE_SCALE, None, found.value, problems)
+
+
+def _put_range(
+    tensors: Tensors,
+    module: str,
+    scale_key: str,
+    zero_point_key: str | None,
+    quantizer: ActivationQuantizer,
+    problems: list[str],
+) -> None:
+    try:
+        scale, zero_point = quantizer.qparams()
+    except SecateurError as error:
+        problems.append(str(error).rstrip("."))
+        return
+    if not quantizer.enabled:
+        problems.append(f"the quantizer of {quantizer.tensor} is switched off")
+    if quantizer.low == quantizer.high:
+        warnings.warn(
+            f"{quantizer.tensor} was always {quantizer.low.item():g} while its range was learnt; "
+            f"check that the model and the batches are what you meant.",
+            stacklevel=4,
+        )
+    tensors[tensor_name(module, scale_key)] = _array(scale).reshape(1)
+    if zero_point_key is not None:
+        tensors[tensor_name(module, zero_point_key)] = _array(zero_point).astype(np.uint8).reshape(1)
+
+
+def _put_plain(tensors: Tensors, name: str, module: nn.Module) -> None:
+    tensors[tensor_name(name, keys.WEIGHT)] = _array(module.weight)
+    tensors[tensor_name(name, keys.BIAS)] = _array(module.bias)
+
+
+def _put_embeddings(tensors: Tensors, model: nn.Module, prefix: str) -> None:
+    names = embedding_names(prefix)
+    for kind, table in find_embeddings(model).items():
+        weight = _array(table.weight)
+        scale = symmetric_scale(np.abs(weight).max(axis=1))
+        q = quantize(weight, scale[:, None], 0, S8_MIN, S8_MAX).astype(np.int8)
+        tensors[tensor_name(names.tables[kind], keys.WEIGHT)] = q
+        tensors[tensor_name(names.tables[kind], keys.WEIGHT_SCALE)] = scale
+    norm = model.get_submodule(names.norm)
+    # Two dimensions where transformers expects one: without `import secateur.hf` loading must fail, because
+    # it would go on with random weights.
+    tensors[tensor_name(names.norm, keys.WEIGHT)] = _array(norm.weight)[None]
+    tensors[tensor_name(names.norm, keys.BIAS)] = _array(norm.bias)[None]
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    array = tensor.detach().to("cpu")
+    return np.ascontiguousarray((array.float() if array.is_floating_point() else array).numpy())
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=True))
+    config.pop("_name_or_path", None)
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = "float32"
+    # transformers leaves the names out where they are the default ones.
+    config["id2label"] = {str(index): label for index, label in model.config.id2label.items()}
+    config["label2id"] = {label: int(index) for index, label in model.config.id2label.items()}
+    return config
+
+
+def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    """Returns the tokenizer's files; `write_checkpoint` takes padding and truncation out of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        paths = [Path(folder) / name for name in _TOKENIZER_FILES]
+        files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    if _TOKENIZER_FILE not in files:
+        raise UnsupportedError(
+            f"{type(tokenizer).__name__} writes no {_TOKENIZER_FILE}: load the tokenizer with "
+            f"AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+    name = "tokenizer_config.json"
+    if name in files:
+        content = json.loads(files[name])
+        kept = {key: value for key, value in content.items() if key not in _TRACES}
+        files[name] = (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
+    return files
