@@ -34,7 +34,7 @@ T value(const nb::dict& record, const char* key) {
   }
 }
 
-// Turns dicts of numpy arrays into records; keeps the arrays alive.
+// Turns dicts of numpy arrays into records; holds on to the embedding tables, which the plan reads in place.
 class DescriptionReader {
  public:
   PlanDescription read(const nb::dict& description) {
@@ -49,7 +49,7 @@ class DescriptionReader {
     }
     return result;
   }
-  nb::list take_arrays() { return std::move(arrays_); }
+  nb::list take_tables() { return std::move(tables_); }
 
  private:
   template <class T>
@@ -62,7 +62,6 @@ class DescriptionReader {
     Array<T> result;
     result.data = view.data();
     for (size_t i = 0; i < view.ndim(); ++i) result.shape.push_back(static_cast<int64_t>(view.shape(i)));
-    arrays_.append(given);
     return result;
   }
   template <class T>
@@ -72,7 +71,10 @@ class DescriptionReader {
   }
 
   TableRecord table(const nb::dict& record, const char* rows) {
-    return {array<int8_t>(record, rows), array<float>(record, (std::string(rows) + "_scale").c_str())};
+    const std::string scale = std::string(rows) + "_scale";
+    tables_.append(item(record, rows));
+    tables_.append(item(record, scale.c_str()));
+    return {array<int8_t>(record, rows), array<float>(record, scale.c_str())};
   }
 
   LinearRecord linear(const nb::dict& record) {
@@ -123,7 +125,7 @@ class DescriptionReader {
     throw std::invalid_argument("unknown plan step '" + op + "'");
   }
 
-  nb::list arrays_;
+  nb::list tables_;
 };
 
 class PyPlan {
@@ -137,7 +139,7 @@ class PyPlan {
       nb::gil_scoped_release release;
       plan_ = std::make_unique<Plan>(read, chosen, num_threads);
     }
-    arrays_ = reader.take_arrays();
+    tables_ = reader.take_tables();
   }
 
   using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -187,7 +189,7 @@ class PyPlan {
   void profile(bool on) { plan_->set_profiling(on); }
 
  private:
-  nb::list arrays_;
+  nb::list tables_;
   std::unique_ptr<Plan> plan_;
 };
 
