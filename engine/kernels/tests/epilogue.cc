@@ -1,0 +1,221 @@
+// epilogue: every form equal to the reference bit for bit; the reference near the formula in double.
+#include "kernels/epilogue/epilogue.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+#include "kernels/tests/families.h"
+
+namespace secateur::tests {
+namespace {
+
+#define KERNEL(isa, name) {#name, isa, name##_u8, name##_s8, name##_value, name##_gelu, name##_relu, name##_add},
+constexpr EpilogueKernels kKernels[] = {
+#include "kernels/epilogue/kernels.inc"
+};
+#undef KERNEL
+
+enum Form { kU8, kS8, kValue, kGelu, kRelu, kAdd, kNumForms };
+constexpr const char* kFormNames[] = {"u8", "s8", "value", "gelu", "relu", "add"};
+
+EpilogueFn function(const EpilogueKernels& kernels, int32_t form) {
+  const EpilogueFn functions[] = {kernels.u8, kernels.s8, kernels.value, kernels.gelu, kernels.relu, kernels.add};
+  return functions[form];
+}
+
+const EpilogueKernels& reference() { return *(std::end(kKernels) - 1); }
+
+// How the sums and scales of a problem are drawn.
+enum class Range { kOrdinary, kWide, kTies, kOverflow };
+
+struct Problem {
+  int32_t channels, row_begin, rows, tokens;
+  float inv_scale;
+  int32_t zero_point;
+  const float* gelu = kGeluErf;
+  AlignedBuffer<int32_t> acc;
+  AlignedBuffer<float> scale, bias, residual;
+  AlignedBuffer<uint8_t> out;
+  AlignedBuffer<int8_t> value;
+  static constexpr int64_t kValueStride = 96;
+
+  Problem(int32_t channels, int32_t row_begin, int32_t rows, int32_t tokens, Range range, uint32_t seed)
+      : channels(channels),
+        row_begin(row_begin),
+        rows(rows),
+        tokens(tokens),
+        acc(static_cast<size_t>(rows) * kTile),
+        scale(static_cast<size_t>(channels)),
+        bias(static_cast<size_t>(channels)),
+        residual(static_cast<size_t>(channels) * kTile),
+        out(static_cast<size_t>(channels) * kTile),
+        value(static_cast<size_t>(channels) * kValueStride) {
+    Random random(seed);
+    zero_point = random.integer(0, 255);
+    inv_scale = range == Range::kTies ? 2.0f : random.uniform(8.0f, 40.0f);
+    for (int32_t n = 0; n < channels; ++n) {
+      scale[n] = range == Range::kTies ? 0.25f : random.uniform(1e-5f, 1e-4f);
+      bias[n] = range == Range::kTies ? 0.0f : random.normal();
+      if (range == Range::kWide) scale[n] *= 1e3f;
+      if (range == Range::kOverflow) scale[n] = n % 3 == 0 ? 1e30f : n % 3 == 1 ? 0.0f : 3.0f;
+      if (range == Range::kOverflow && n % 5 == 0) bias[n] = n % 2 == 0 ? 1e35f : -1e35f;
+    }
+    for (size_t i = 0; i < acc.size(); ++i) {
+      const bool extreme = range == Range::kOverflow || range == Range::kWide;
+      acc[i] = extreme ? random.integer(INT32_MIN, INT32_MAX) : random.integer(-40000, 40000);
+      if (range == Range::kTies) acc[i] = random.integer(-600, 600);
+      if (range == Range::kOverflow && i % 7 == 0) acc[i] = i % 2 == 0 ? INT32_MIN : INT32_MAX;
+    }
+    for (size_t i = 0; i < residual.size(); ++i) residual[i] = random.normal();
+    random.fill(out, 0, 255);
+    random.fill(value, -128, 127);
+  }
+
+  EpilogueArgs args() {
+    EpilogueArgs args{};
+    args.acc = acc.data();
+    args.scale = scale.data();
+    args.bias = bias.data();
+    args.row_begin = row_begin;
+    args.rows = rows;
+    args.tokens = tokens;
+    args.inv_scale = inv_scale;
+    args.zero_point = zero_point;
+    args.out = out.data();
+    args.value = value.data();
+    args.value_stride = kValueStride;
+    args.residual = residual.data();
+    args.gelu = gelu;
+    return args;
+  }
+};
+
+// The three outputs, as they were before and after a call.
+struct Outputs {
+  AlignedBuffer<uint8_t> out;
+  AlignedBuffer<int8_t> value;
+  AlignedBuffer<float> residual;
+  explicit Outputs(const Problem& p) : out(copy(p.out)), value(copy(p.value)), residual(copy(p.residual)) {}
+};
+
+Outputs run(EpilogueFn fn, Problem& problem) {
+  const Outputs before(problem);
+  fn(problem.args());
+  Outputs after(problem);
+  std::memcpy(problem.out.data(), before.out.data(), before.out.bytes());
+  std::memcpy(problem.value.data(), before.value.data(), before.value.bytes());
+  std::memcpy(problem.residual.data(), before.residual.data(), before.residual.bytes());
+  return after;
+}
+
+bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof(a)) == 0; }
+
+// Live lanes equal the reference, everything the form does not own is as it was.
+void compare(const EpilogueKernels& kernels, Problem& p, int32_t form, Check& check) {
+  const Outputs before(p);
+  const Outputs want = run(function(reference(), form), p), got = run(function(kernels, form), p);
+  const char* name = kFormNames[form];
+  const auto own_row = [&](int32_t n) { return n >= p.row_begin && n < p.row_begin + p.rows; };
+  for (int32_t n = 0; n < p.channels; ++n) {
+    for (int32_t t = 0; t < kTile; ++t) {
+      const size_t packed = (static_cast<size_t>(n / kBlock) * kTile + t) * kBlock + n % kBlock;
+      const size_t plain = static_cast<size_t>(n) * kTile + t;
+      const bool live = own_row(n) && t < p.tokens, writes_tile = form != kValue && form != kAdd;
+      if (live || !own_row(n) || !writes_tile)
+        EXPECT(check, got.out[packed] == want.out[packed],
+               "%s: rows %d + %d, %d tokens: channel %d token %d is %d, not %d", name, p.row_begin, p.rows, p.tokens, n,
+               t, got.out[packed], want.out[packed]);
+      if (live || !own_row(n) || form != kAdd)
+        EXPECT(check, same_bits(got.residual[plain], want.residual[plain]),
+               "%s: rows %d + %d, %d tokens: residual %d token %d is %.9g, not %.9g", name, p.row_begin, p.rows,
+               p.tokens, n, t, got.residual[plain], want.residual[plain]);
+    }
+    for (int32_t t = 0; t < Problem::kValueStride; ++t) {
+      const size_t i = static_cast<size_t>(n) * Problem::kValueStride + t;
+      const bool free = form == kValue && own_row(n) && t >= p.tokens && t < kTile;
+      EXPECT(check, free || got.value[i] == want.value[i],
+             "%s: rows %d + %d, %d tokens: value %d token %d is %d, not %d", name, p.row_begin, p.rows, p.tokens, n, t,
+             got.value[i], want.value[i]);
+    }
+  }
+}
+
+double true_gelu(double x, bool tanh_form) {
+  if (tanh_form) return 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+  return 0.5 * x * std::erfc(-x * 0.7071067811865476);
+}
+
+// The form's value by the plain formula in double, before quantization.
+double plain_value(const Problem& p, int32_t form, int32_t n, int32_t t) {
+  const double acc = static_cast<float>(p.acc[static_cast<size_t>(n - p.row_begin) * kTile + t]);
+  const double y = acc * p.scale[n] + p.bias[n];
+  if (form == kGelu) return true_gelu(y, p.gelu == kGeluTanh);
+  return form == kRelu ? std::max(y, 0.0) : y;
+}
+
+// Outputs of ordinary size lie within half a step of the plain formula (GELU: and its stated error).
+void compare_plain(const EpilogueKernels& kernels, Problem& p, int32_t form, Check& check) {
+  const Outputs got = run(function(kernels, form), p);
+  for (int32_t n = p.row_begin; n < p.row_begin + p.rows; ++n)
+    for (int32_t t = 0; t < p.tokens; ++t) {
+      const double y = plain_value(p, form, n, t);
+      const size_t packed = (static_cast<size_t>(n / kBlock) * kTile + t) * kBlock + n % kBlock;
+      if (form == kAdd) {
+        const size_t i = static_cast<size_t>(n) * kTile + t;
+        const double want = p.residual[i] + y;
+        EXPECT(check, std::fabs(got.residual[i] - want) <= 2e-7 * (std::fabs(p.residual[i]) + std::fabs(y)) + 1e-30,
+               "add: %.9g is far from %.9g", got.residual[i], want);
+        continue;
+      }
+      const bool is_signed = form == kS8 || form == kValue;
+      const double q = form == kS8      ? static_cast<int8_t>(got.out[packed])
+                       : form == kValue ? got.value[static_cast<size_t>(n) * Problem::kValueStride + t]
+                                        : got.out[packed];
+      const double low = is_signed ? -127 : 0, high = is_signed ? 127 : 255;
+      const double want = std::clamp(y * p.inv_scale + (is_signed ? 0 : p.zero_point), low, high);
+      const double slack = 0.5001 + (form == kGelu ? 2e-4 * p.inv_scale : 0.0);
+      EXPECT(check, std::fabs(q - want) <= slack, "%s: %g is more than half a step from %.6f", kFormNames[form], q,
+             want);
+    }
+}
+
+// The polynomials themselves, over a fine grid.
+void check_gelu_polynomials(Check& check) {
+  for (const bool tanh_form : {false, true}) {
+    const float* c = tanh_form ? kGeluTanh : kGeluErf;
+    for (int32_t i = -80000; i <= 80000; ++i) {
+      const float x = static_cast<float>(i) * 1e-4f, a = std::min(std::fabs(x), kGeluClamp);
+      float poly = c[kGeluDegree - 1];
+      for (int32_t d = kGeluDegree - 2; d >= 0; --d) poly = std::fma(poly, a, c[d]);
+      const double error = std::fabs(std::max(x, 0.0f) + poly * a - true_gelu(x, tanh_form));
+      EXPECT(check, error < 2e-4, "%s: the GELU polynomial is off by %.3g at %g", tanh_form ? "tanh" : "erf", error, x);
+    }
+  }
+}
+
+void check_kernels(const EpilogueKernels& kernels, Check& check) {
+  uint32_t seed = 1;
+  for (const Range range : {Range::kOrdinary, Range::kWide, Range::kTies, Range::kOverflow})
+    for (const int32_t rows : {4, 8, 12, 36, 60, 64})
+      for (const int32_t row_begin : {0, 64})
+        for (int32_t tokens = 1; tokens <= kTile; tokens += rows == 12 ? 1 : 5)
+          for (int32_t form = 0; form < kNumForms; ++form) {
+            Problem p(row_begin + rows + 8, row_begin, rows, tokens, range, seed++);
+            if (seed % 2 == 0) p.gelu = kGeluTanh;
+            compare(kernels, p, form, check);
+            if (range == Range::kOrdinary || range == Range::kTies) compare_plain(kernels, p, form, check);
+          }
+}
+
+}  // namespace
+
+void test_epilogue(Report& report) {
+  for (const EpilogueKernels& kernels : kKernels)
+    report.kernel(kernels.name, kernels.isa, [&](Check& check) {
+      if (kernels.isa == kReference) check_gelu_polynomials(check);
+      check_kernels(kernels, check);
+    });
+}
+
+}  // namespace secateur::tests
