@@ -1,0 +1,121 @@
+// Eight callers at once on one plan, with threads: run under ThreadSanitizer or AddressSanitizer.
+// Prints 'N passed, N failed'.
+#include <cstdio>
+#include <random>
+#include <thread>
+
+#include "plan/plan.h"
+
+namespace {
+
+using namespace secateur;  // NOLINT: a test program
+
+constexpr int64_t kHidden = 64, kHeads = 4, kInner = 128, kVocab = 40, kPositions = 48, kLabels = 3;
+
+// Owns the arrays that a description refers to.
+class Model {
+ public:
+  PlanDescription describe(int layers) {
+    PlanDescription d;
+    d.hidden_size = kHidden;
+    d.max_tokens = kPositions;
+    d.norm_eps = 1e-12f;
+    d.steps.push_back(
+        EmbedRecord{table(kVocab), table(kPositions), table(2), floats({kHidden}, 1), floats({kHidden}, 0)});
+    for (int i = 0; i < layers; ++i) {
+      d.steps.push_back(linear("query", Role::kQuery, kHidden, kHidden, 0.03f));
+      d.steps.push_back(linear("key", Role::kKey, kHidden, kHidden, 0.03f));
+      d.steps.push_back(linear("value", Role::kValue, kHidden, kHidden, 0.03f));
+      d.steps.push_back(AttentionRecord{"attention", kHeads, kHidden / kHeads, 0.03f, 0.03f, 0.03f, 120});
+      d.steps.push_back(linear("attn_out", Role::kAttnOut, kHidden, kHidden, 0.02f));
+      d.steps.push_back(AddNormRecord{"norm", floats({kHidden}, 1), floats({kHidden}, 0)});
+      d.steps.push_back(linear("ffn_in", Role::kFfnIn, kInner, kHidden, 0.03f));
+      d.steps.push_back(linear("ffn_out", Role::kFfnOut, kHidden, kInner, 0.02f));
+      d.steps.push_back(AddNormRecord{"norm", floats({kHidden}, 1), floats({kHidden}, 0)});
+    }
+    d.steps.push_back(HeadRecord{floats({kHidden, kHidden}, 0), floats({kHidden}, 0), floats({kLabels, kHidden}, 0),
+                                 floats({kLabels}, 0)});
+    return d;
+  }
+
+ private:
+  Array<float> floats(std::vector<int64_t> shape, float mean) {
+    std::normal_distribution<float> normal(mean, 0.1f);
+    Array<float> array{nullptr, std::move(shape)};
+    auto& store = floats_.emplace_back(new std::vector<float>(static_cast<size_t>(array.size())));
+    for (float& v : *store) v = normal(random_);
+    array.data = store->data();
+    return array;
+  }
+  Array<int8_t> bytes(std::vector<int64_t> shape) {
+    Array<int8_t> array{nullptr, std::move(shape)};
+    auto& store = bytes_.emplace_back(new std::vector<int8_t>(static_cast<size_t>(array.size())));
+    for (int8_t& v : *store) v = static_cast<int8_t>(static_cast<int>(random_() % 255) - 127);
+    array.data = store->data();
+    return array;
+  }
+  Array<float> constants(int64_t size, float value) {
+    auto& store = floats_.emplace_back(new std::vector<float>(static_cast<size_t>(size), value));
+    return {store->data(), {size}};
+  }
+  TableRecord table(int64_t rows) { return {bytes({rows, kHidden}), constants(rows, 0.01f)}; }
+  LinearRecord linear(const char* name, Role role, int64_t n, int64_t k, float input_scale) {
+    LinearRecord record;
+    record.name = name;
+    record.role = role;
+    record.n = n;
+    record.k = k;
+    record.weight = bytes({n, k});
+    record.scale = constants(n, 0.002f);
+    record.bias = floats({n}, 0);
+    record.input_scale = input_scale;
+    record.input_zero_point = 128;
+    if (role == Role::kFfnIn) record.activation = Activation::kGelu;
+    return record;
+  }
+
+  std::mt19937 random_{7};
+  std::vector<std::unique_ptr<std::vector<float>>> floats_;
+  std::vector<std::unique_ptr<std::vector<int8_t>>> bytes_;
+};
+
+struct Request {
+  std::vector<int32_t> ids, offsets{0};
+  std::vector<float> logits;
+  Batch batch() const {
+    return {ids.data(), nullptr, offsets.data(), static_cast<int32_t>(offsets.size()) - 1,
+            static_cast<int64_t>(ids.size())};
+  }
+};
+
+}  // namespace
+
+int main() {
+  Model model;
+  Plan plan(model.describe(3), resolve_isa(nullptr), 3);
+  std::mt19937 random(11);
+  std::vector<Request> requests(8);
+  for (Request& request : requests) {
+    for (int s = 0; s < 6; ++s) {
+      const int length = 1 + static_cast<int>(random() % kPositions);
+      for (int t = 0; t < length; ++t) request.ids.push_back(static_cast<int32_t>(random() % kVocab));
+      request.offsets.push_back(static_cast<int32_t>(request.ids.size()));
+    }
+    request.logits.resize((request.offsets.size() - 1) * kLabels);
+    plan.validate(request.batch());
+    plan.run(request.batch(), request.logits.data());
+  }
+  std::atomic<int> passed{0}, failed{0};
+  std::vector<std::thread> callers;
+  for (const Request& request : requests)
+    callers.emplace_back([&] {
+      std::vector<float> logits(request.logits.size());
+      for (int round = 0; round < 10; ++round) {
+        plan.run(request.batch(), logits.data());
+        (logits == request.logits ? passed : failed).fetch_add(1);
+      }
+    });
+  for (std::thread& caller : callers) caller.join();
+  std::printf("%d passed, %d failed\n", passed.load(), failed.load());
+  return failed.load() == 0 ? 0 : 1;
+}
