@@ -7,7 +7,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["describe_machine", "engine_cpu_info", "installed_versions", "peak_memory_mb", "usable_threads"]
+from secateur.runtime.threads import usable_threads
+
+__all__ = ["describe_machine", "engine_cpu_info", "installed_versions", "resident_memory_mb"]
 
 _REPORTED_PACKAGES = (
     "secateur",
@@ -32,7 +34,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": info.get("brand") or _cpu_name(),
         "isas": list(info.get("isas", [])),
         "cores": os.cpu_count() or 1,
-        "threads": usable_threads(),
+        "threads": usable_threads()[0],
         "memory_gb": _memory_gb(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -71,28 +73,21 @@ def installed_versions(packages: tuple[str, ...]) -> dict[str, str | None]:
     return found
 
 
-def usable_threads() -> int:
-    """Counts the threads worth starting: the processors of this process's affinity mask.
+def resident_memory_mb(*, peak: bool = False) -> float | None:
+    """Reads how much memory of this process is resident.
 
-    Returns:
-        At least 1.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def peak_memory_mb() -> float | None:
-    """Reads the most resident memory that this process has had.
+    Args:
+        peak: The most there has been, not what there is now.
 
     Returns:
         Megabytes (10^6 bytes), or None where the system does not tell.
     """
+    field = "VmHWM:" if peak else "VmRSS:"
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             for line in status:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024 / 1e6
+                if line.startswith(field):
+                    return round(int(line.split()[1]) * 1024 / 1e6, 1)
     except OSError:
         pass
     return None

@@ -2,8 +2,7 @@
 
 Candidates that share a process disturb each other: OpenMP and ONNX Runtime threads spin on after a call, and
 the memory of an engine cannot be told from that of PyTorch beside it. Here each candidate waits, asleep, for
-its turn. The parent speaks JSON, one object a line; `Worker` is its end, `python -m secateur.bench.worker` the
-other.
+its turn. The parent holds a `Worker` and speaks JSON, one object a line, with this module run as a program.
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, TextIO
 
-from secateur.bench.machine import peak_memory_mb
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.bench.machine import resident_memory_mb
 from secateur.bench.measure import Turn, take_turn
 
 __all__ = ["Case", "Worker", "WorkerError"]
@@ -81,18 +83,18 @@ class Worker:
         reply = self._ask({"do": "turn", "case": asdict(case), "calls": calls, "seconds": seconds})
         return Turn(tuple(reply["samples_ms"]), reply["cpu_seconds"])
 
-    def answer(self, input_ids: Sequence[Sequence[int]], *, threads: int = 1) -> list[int]:
-        """Asks for the top label of each sequence.
+    def logits(self, input_ids: Sequence[Sequence[int]], *, threads: int = 1) -> NDArray[np.float32]:
+        """Lets the candidate answer sequences.
 
         Args:
             input_ids: Token ids, special tokens included.
             threads: Threads that the candidate may use.
 
         Returns:
-            One index into the model's labels for each sequence.
+            [len(input_ids), num_labels] float32.
         """
-        reply = self._ask({"do": "answer", "input_ids": [list(ids) for ids in input_ids], "threads": threads})
-        return [int(label) for label in reply["labels"]]
+        reply = self._ask({"do": "logits", "input_ids": [list(ids) for ids in input_ids], "threads": threads})
+        return np.asarray(reply["logits"], np.float32)
 
     def facts(self) -> dict[str, Any]:
         """Asks what the process is made of.
@@ -173,11 +175,10 @@ def serve(backend: str, folder: str, requests: TextIO, replies: TextIO) -> None:
                     calls[case] = candidate.prepare(case)
                 turn = take_turn(calls[case], calls=request["calls"], seconds=request["seconds"])
                 say(asdict(turn))
-            elif request["do"] == "answer":
-                logits = candidate.logits(request["input_ids"], request["threads"])
-                say({"labels": logits.argmax(axis=1).tolist()})
+            elif request["do"] == "logits":
+                say({"logits": candidate.logits(request["input_ids"], request["threads"]).tolist()})
             else:
-                say({"peak_memory_mb": peak_memory_mb(), "torch": "torch" in sys.modules})
+                say({"peak_memory_mb": resident_memory_mb(peak=True), "torch": "torch" in sys.modules})
     except Exception as error:
         say({"error": f"{type(error).__name__}: {error}"})
 

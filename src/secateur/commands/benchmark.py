@@ -1,0 +1,187 @@
+"""`secateur benchmark`: latency and throughput of the engine on a checkpoint or on random weights."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secateur.bench.backends import case_input_ids
+from secateur.bench.machine import describe_machine, resident_memory_mb
+from secateur.bench.measure import Timing, measure
+from secateur.bench.synthetic import SHAPES, write_synthetic
+from secateur.bench.worker import Case
+from secateur.checkpoint import read_checkpoint
+from secateur.commands.console import print_table, show_json
+from secateur.errors import DataError, UnsupportedError
+
+__all__ = ["Request", "run"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure.
+
+    Attributes:
+        seq_len: Tokens in each sequence.
+        batch_size: Sequences in a call.
+        threads: Threads; None for all that the process may use.
+        isa: An instruction set to force; None for the best.
+        seconds: Least time spent in timed calls.
+        profile: Whether to time the steps, too.
+    """
+
+    seq_len: int
+    batch_size: int
+    threads: int | None
+    isa: str | None
+    seconds: float
+    profile: bool
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A model with random weights.
+
+    Attributes:
+        name: A key of `SHAPES`.
+        pattern: One of `PATTERNS`.
+        sparsity: Fraction of zeros.
+        quantized: Whether its weights are int8.
+        layers: Another number of layers than the model has, or None.
+    """
+
+    name: str
+    pattern: str
+    sparsity: float
+    quantized: bool
+    layers: int | None
+
+
+def run(model: Path | None, synthetic: Synthetic | None, request: Request, json_file: Path | None) -> None:
+    """Measures and prints.
+
+    Args:
+        model: A checkpoint's folder, or None.
+        synthetic: Random weights instead, or None.
+        request: What to measure.
+        json_file: Where to write the figures as JSON.
+
+    Raises:
+        SecateurError: Neither or both models are given, or the one given cannot be used.
+    """
+    if (model is None) == (synthetic is None):
+        raise DataError(f"Give either the folder of a checkpoint or --synthetic NAME ({', '.join(SHAPES)}).")
+    with _folder(model, synthetic) as folder:
+        results = benchmark(folder, request)
+    results["model"] = str(model) if model is not None else vars(synthetic)
+    if not show_json(json_file, results):
+        _print(results)
+
+
+def benchmark(folder: Path, request: Request) -> dict[str, Any]:
+    """Measures one checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        request: What to measure.
+
+    Returns:
+        `latency_ms` (`median`, `p95`, `mean`, `count`), `throughput` (texts a second), `load_seconds`,
+        `memory_mb` (resident), `size_mb`, `engine`, `request`, `machine`; with `profile` also `steps`.
+
+    Raises:
+        SecateurError: The checkpoint cannot be used, or its positions do not reach `seq_len`.
+    """
+    from secateur.runtime.engine import Engine
+
+    checkpoint = read_checkpoint(folder)
+    if request.seq_len > checkpoint.shape.max_positions:
+        raise DataError(
+            f"--seq-len is {request.seq_len}, but the model has {checkpoint.shape.max_positions} positions: "
+            "give a smaller one."
+        )
+    start = time.perf_counter()
+    engine = Engine.from_pretrained(folder, num_threads=request.threads, isa=request.isa)
+    load_seconds = time.perf_counter() - start
+    case = Case(request.seq_len, request.batch_size, engine.num_threads)
+    call = partial(engine, case_input_ids(case, checkpoint.shape.vocab_size).astype(np.int32))
+    timing: Timing = measure(call, items=request.batch_size, seconds=request.seconds)
+    results: dict[str, Any] = {
+        "latency_ms": timing.latency(),
+        "throughput": round(timing.throughput, 2),
+        "cpu_fraction": round(timing.cpu_fraction, 3),
+        "load_seconds": round(load_seconds, 4),
+        "memory_mb": resident_memory_mb(),
+        "size_mb": round((folder / "model.safetensors").stat().st_size / 1e6, 3),
+        "engine": {"isa": engine.isa, "threads": engine.num_threads},
+        "request": {"seq_len": request.seq_len, "batch_size": request.batch_size},
+        "machine": describe_machine(),
+    }
+    if request.profile:
+        engine.profile()
+        measure(call, seconds=request.seconds / 2, calls=5)
+        results["steps"] = engine.inspect()
+    return results
+
+
+@contextlib.contextmanager
+def _folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Path]:
+    if model is not None:
+        yield model
+        return
+    assert synthetic is not None
+    if not synthetic.quantized:
+        raise UnsupportedError("The engine runs only int8 models so far: add --quantized.")
+    with tempfile.TemporaryDirectory(prefix="secateur-") as temporary:
+        yield write_synthetic(
+            Path(temporary) / "model",
+            synthetic.name,
+            pattern=synthetic.pattern,
+            sparsity=synthetic.sparsity,
+            num_layers=synthetic.layers,
+        )
+
+
+def _print(results: dict[str, Any]) -> None:
+    latency, engine, request = results["latency_ms"], results["engine"], results["request"]
+    rows = [
+        ("latency, median", f"{latency['median']:.3f} ms"),
+        ("latency, 95 %", f"{latency['p95']:.3f} ms"),
+        ("calls timed", str(latency["count"])),
+        ("throughput", f"{results['throughput']:.1f} texts/s"),
+        ("ready after", f"{results['load_seconds']:.3f} s"),
+        ("resident memory", f"{results['memory_mb']} MB"),
+        ("weight file", f"{results['size_mb']:.1f} MB"),
+    ]
+    title = (
+        f"batch {request['batch_size']}, length {request['seq_len']}, {engine['threads']} "
+        f"thread{'s' if engine['threads'] > 1 else ''}, {engine['isa']}, {results['machine']['cpu']}"
+    )
+    print_table(title, ("what", "measured"), rows, numbers=1)
+    if "steps" in results:
+        _print_profile(results["steps"])
+
+
+def _print_profile(steps: list[dict[str, Any]]) -> None:
+    total = sum(step["ms"] for step in steps) or 1.0
+    rows = [
+        (
+            step["name"],
+            step["kernel"],
+            f"{step['n']} x {step['k']}" if step["n"] and step["k"] else "",
+            f"{step['density']:.0%}" if step["n"] and step["k"] else "",
+            f"{step['ms']:.4f}",
+            f"{step['ms'] / total:.1%}",
+        )
+        for step in steps
+    ]
+    columns = ("step", "kernel", "size", "density", "ms", "share")
+    print_table("Where the time goes", columns, rows, numbers=4)

@@ -1,0 +1,93 @@
+"""`secateur inspect`: what a checkpoint is made of, and which kernel runs each part on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from secateur.bench.machine import engine_cpu_info
+from secateur.checkpoint import Checkpoint, embedding_names, head_names, read_checkpoint
+from secateur.commands.console import note, print_table, show_json
+
+__all__ = ["examine", "run"]
+
+
+def run(model: Path, isa: str | None, json_file: Path | None) -> None:
+    """Reads a checkpoint and prints what is in it.
+
+    Args:
+        model: The checkpoint's folder.
+        isa: An instruction set to choose kernels for; None for the best.
+        json_file: Where to write the same as JSON.
+
+    Raises:
+        SecateurError: The checkpoint is unsound, or the CPU lacks the instruction set.
+    """
+    found = examine(model, isa)
+    if show_json(json_file, found):
+        return
+    shape = found["shape"]
+    title = (
+        f"{model}: {shape['num_layers']} layers, hidden size {shape['hidden_size']}, "
+        f"{shape['num_heads']} heads, {len(found['labels'])} labels; {found['quantization']['pattern']}, "
+        f"{found['quantization']['sparsity']:.1%} of the encoder's weights are zero"
+    )
+    sizes = found["size_mb"]
+    rows = [(part, f"{sizes[part]:.3f}", f"{sizes[part] / sizes['file']:.1%}") for part in sizes]
+    print_table(title, ("part", "MB", "share"), rows, numbers=2)
+    if not found["steps"]:
+        note("The engine is not built, so no kernels are shown; see `secateur doctor`.")
+        return
+    steps = [
+        (
+            step["name"],
+            step["kernel"],
+            f"{step['n']} x {step['k']}" if step["n"] and step["k"] else "",
+            f"{step['density']:.1%}" if step["n"] and step["k"] else "",
+            f"{step['packed_bytes'] / 1e3:.1f}",
+        )
+        for step in found["steps"]
+    ]
+    title = f"Steps on {found['isa']}"
+    print_table(title, ("step", "kernel", "size", "density", "kB packed"), steps, numbers=3)
+
+
+def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
+    """Gathers what the command prints.
+
+    Args:
+        model: The checkpoint's folder.
+        isa: An instruction set to choose kernels for; None for the best.
+
+    Returns:
+        `shape`, `labels`, `quantization`, `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and
+        `steps` (empty where the engine is not built).
+    """
+    checkpoint = read_checkpoint(model)
+    steps: list[dict[str, Any]] = []
+    chosen = None
+    if engine_cpu_info() is not None:
+        from secateur.runtime.engine import Engine
+
+        engine = Engine.from_pretrained(model, num_threads=1, isa=isa)
+        steps, chosen = engine.inspect(), engine.isa
+    return {
+        "shape": vars(checkpoint.shape),
+        "labels": checkpoint.labels,
+        "quantization": checkpoint.quantization.model_dump(),
+        "size_mb": _sizes(checkpoint),
+        "isa": chosen,
+        "steps": steps,
+    }
+
+
+def _sizes(checkpoint: Checkpoint) -> dict[str, float]:
+    prefix = checkpoint.shape.prefix
+    embeddings, head = embedding_names(prefix), head_names(prefix)
+    homes = dict.fromkeys((*embeddings.tables.values(), embeddings.norm), "embeddings")
+    homes |= dict.fromkeys((head.pooler, head.classifier), "head")
+    sizes = {"embeddings": 0, "encoder": 0, "head": 0}
+    for name, tensor in checkpoint.tensors.items():
+        sizes[homes.get(name.rpartition(".")[0], "encoder")] += tensor.nbytes
+    sizes["file"] = (checkpoint.folder / "model.safetensors").stat().st_size
+    return {part: round(size / 1e6, 6) for part, size in sizes.items()}
