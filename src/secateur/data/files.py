@@ -98,14 +98,15 @@ def _delimiter(content: str) -> str:
 
 def _delimited(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     # TSV knows no quoting: a text that merely starts with a quote must not swallow the lines after it.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting)
+    tabs = delimiter == "\t"
+    lines = io.StringIO(content, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
     header: list[str] | None = None
     try:
         for cells in reader:
             if not cells:
                 continue
-            if delimiter == "\t":
+            if tabs:
                 cells = [_unquote(cell) for cell in cells]
             if header is None:
                 header = [cell.strip() for cell in cells]

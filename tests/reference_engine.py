@@ -1,0 +1,123 @@
+"""The numeric law of docs/format.md as a model, one sequence at a time, in plain numpy.
+
+It reads a checkpoint and shares nothing with the engine but the file: the definition that the C++ engine is
+tested against. Where the engine approximates (GELU and exp by polynomials), this file is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from secateur.affine import quantize
+from secateur.checkpoint import Checkpoint, decode_weight, embedding_names, head_names, linear_names
+from secateur.checkpoint.names import LayerNames
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Returns a * b + c rounded once to float32.
+
+    The product of two float32 is exact in float64. The sum is rounded to odd there, which makes the second
+    rounding, to float32, correct (Boldo and Melquiond, "When double rounding is odd", 2005).
+    """
+    product = np.float64(a) * np.float64(b)
+    addend = np.broadcast_to(np.float64(c), product.shape)
+    total = product + addend
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    even = total.view(np.int64) % 2 == 0
+    toward = np.where(error > 0, np.inf, -np.inf)
+    return np.where((error != 0) & even, np.nextafter(total, toward), total).astype(np.float32)
+
+
+def reference_logits(
+    checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+) -> np.ndarray:
+    """Returns [B, num_labels] float32 logits of a ragged batch."""
+    token_types = types if types is not None else [[0] * len(ids) for ids in sequences]
+    model = _Model(checkpoint)
+    return np.stack([model.logits(*pair) for pair in zip(sequences, token_types, strict=True)])
+
+
+class _Model:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.shape = checkpoint.shape
+        self.tensors = checkpoint.tensors
+
+    def get(self, module: str, suffix: str) -> np.ndarray:
+        return np.asarray(self.tensors[f"{module}.{suffix}"])
+
+    def logits(self, ids: Sequence[int], types: Sequence[int]) -> np.ndarray:
+        x = self.embed(ids, types)
+        for layer in range(self.shape.num_layers):
+            names = linear_names(layer, self.shape.prefix)
+            x = self.norm(names.attn_norm, x + self.linear(names.attn_out, self.attention(names, x)))
+            inner = self.activation(self.linear(names.ffn_in, x))
+            x = self.norm(names.ffn_norm, x + self.linear(names.ffn_out, inner))
+        head = head_names(self.shape.prefix)
+        pooled = np.tanh(self.get(head.pooler, "weight") @ x[0] + self.get(head.pooler, "bias"))
+        return self.get(head.classifier, "weight") @ pooled + self.get(head.classifier, "bias")
+
+    def embed(self, ids: Sequence[int], types: Sequence[int]) -> np.ndarray:
+        names = embedding_names(self.shape.prefix)
+
+        def rows(module: str, index: Sequence[int]) -> np.ndarray:
+            scale = self.get(module, "weight_scale")[index]
+            return scale[:, None] * self.get(module, "weight")[index].astype(np.float32)
+
+        total = rows(names.word, list(ids)) + rows(names.token_type, list(types))
+        total = total + rows(names.position, list(range(len(ids))))
+        return self.norm(names.norm, total)
+
+    def norm(self, module: str, x: np.ndarray) -> np.ndarray:
+        centred = x - x.mean(axis=-1, keepdims=True, dtype=np.float32)
+        variance = (centred**2).mean(axis=-1, keepdims=True, dtype=np.float32)
+        scaled = centred / np.sqrt(variance + np.float32(self.shape.norm_eps))
+        gamma, beta = (self.get(module, suffix).reshape(-1) for suffix in ("weight", "bias"))
+        return scaled * gamma + beta
+
+    def linear(self, module: str, x: np.ndarray) -> np.ndarray:
+        belonging = {
+            suffix: self.get(module, suffix)
+            for suffix in ("weight", "weight_values", "weight_mask")
+            if f"{module}.{suffix}" in self.tensors
+        }
+        weight = decode_weight(belonging, x.shape[1])[0].astype(np.int32)
+        zero_point = np.int32(self.get(module, "input_zero_point")[0])
+        x_q = quantize(x, self.get(module, "input_scale")[0], zero_point, 0, 255)
+        acc = x_q @ weight.T
+        scale = self.get(module, "input_scale")[0] * self.get(module, "weight_scale")
+        bias = self.get(module, "bias") - scale * (zero_point * weight.sum(axis=1)).astype(np.float32)
+        return fma(acc.astype(np.float32), scale, bias)
+
+    def attention(self, names: LayerNames, x: np.ndarray) -> np.ndarray:
+        def number(suffix: str) -> np.float32:
+            return np.float32(self.get(names.attention, suffix)[0])
+
+        zero_point = int(number("query_zero_point"))
+        query = quantize(self.linear(names.query, x), number("query_scale"), zero_point, 0, 255) - zero_point
+        key = quantize(self.linear(names.key, x), number("key_scale"), 0, -127, 127)
+        value = quantize(self.linear(names.value, x), number("value_scale"), 0, -127, 127)
+        exponent = float(number("query_scale")) * float(number("key_scale")) / math.sqrt(self.shape.head_dim)
+        heads = []
+        for start in range(0, self.shape.hidden_size, self.shape.head_dim):
+            part = slice(start, start + self.shape.head_dim)
+            scores = query[:, part] @ key[:, part].T
+            distance = scores - scores.max(axis=1, keepdims=True)
+            p = np.rint(255 * np.exp(distance * exponent)).astype(np.int32)
+            mixed = (p @ value[:, part]).astype(np.float32)
+            heads.append(mixed * (number("value_scale") / p.sum(axis=1, keepdims=True).astype(np.float32)))
+        return np.concatenate(heads, axis=1)
+
+    def activation(self, x: np.ndarray) -> np.ndarray:
+        wide = x.astype(np.float64)
+        if self.shape.activation == "relu":
+            return np.maximum(x, np.float32(0))
+        if self.shape.activation == "gelu_new":
+            inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
+            return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
+        return (0.5 * wide * (1 + _erf(wide / math.sqrt(2)))).astype(np.float32)
