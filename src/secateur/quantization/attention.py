@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from secateur.errors import StructureError, UnsupportedError
 from secateur.quantization.fake_quantize import integer_attention
 from secateur.quantization.observer import ActivationQuantizer
 
-__all__ = ["ATTENTION_NAME", "AttentionQuantizer", "int8_attention"]
+__all__ = ["ATTENTION_NAME", "AttentionQuantizer", "choose_attention_", "int8_attention"]
 
 ATTENTION_NAME = "secateur_int8"
 _ATTRIBUTE = "attention_quantizer"
@@ -42,6 +43,8 @@ class AttentionQuantizer(nn.Module):  # type: ignore[misc]
             attention: The module that transformers hands to an attention function.
         """
         attention.register_module(_ATTRIBUTE, self)
+        if not hasattr(sys.modules[type(attention).__module__], "ALL_ATTENTION_FUNCTIONS"):
+            attention.forward = _DirectForward(attention)
 
     @staticmethod
     def of(attention: nn.Module) -> AttentionQuantizer | None:
@@ -99,7 +102,8 @@ def int8_attention(
         return output, weights
     if scaling is not None and not math.isclose(scaling, query.shape[-1] ** -0.5, rel_tol=1e-6):
         raise UnsupportedError(
-            f"{type(module).__name__} scales its scores by {scaling}; the engine knows only 1 / sqrt(head size)."
+            f"{type(module).__name__} scales its scores by {scaling}; the engine only knows "
+            f"1 / sqrt(head size)."
         )
     q, query_scale = quantizer.query(query, torch.float32)
     k, key_scale = quantizer.key(key, torch.float32)
@@ -108,6 +112,43 @@ def int8_attention(
         q, k, v, (query_scale, key_scale, value_scale), _kept(attention_mask), dropout
     )
     return output.transpose(1, 2).contiguous(), probabilities
+
+
+def choose_attention_(model: nn.Module) -> None:
+    """Makes a model, whose attention modules carry quantizers, call `int8_attention`.
+
+    Args:
+        model: A live transformers model.
+
+    Raises:
+        UnsupportedError: If transformers does not take it.
+    """
+    if any(isinstance(module.__dict__.get("forward"), _DirectForward) for module in model.modules()):
+        return
+    model.set_attn_implementation(ATTENTION_NAME)
+    if model.config._attn_implementation != ATTENTION_NAME:
+        raise UnsupportedError(
+            f"{type(model).__name__} does not take another attention implementation: update transformers."
+        )
+
+
+class _DirectForward:
+    """Replaces the forward of BERT's attention where transformers, before version 5, fixes what it calls."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        self.attention = attention
+
+    def __call__(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        attention = self.attention
+        q, k, v = (
+            projection(hidden_states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            for projection in (attention.query, attention.key, attention.value)
+        )  # (B, H, S, D)
+        dropout = attention.dropout.p if attention.training else 0.0
+        output, probabilities = int8_attention(attention, q, k, v, attention_mask, dropout)
+        return output.flatten(2), probabilities
 
 
 def _kept(attention_mask: Tensor | None) -> Tensor | None:

@@ -29,12 +29,16 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         observing: True lets ranges move in eval mode too (calibration).
         low: [] float32.
         high: [] float32.
+        scale: [] float32, follows from the range.
+        zero_point: [] float32, an integer, follows from the range.
         batches: [] int64, how many were seen.
         frozen: [] bool, True when the range no longer moves.
     """
 
     low: Tensor
     high: Tensor
+    scale: Tensor
+    zero_point: Tensor
     batches: Tensor
     frozen: Tensor
 
@@ -47,6 +51,8 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         self.observing = False
         self.register_buffer("low", torch.zeros((), dtype=torch.float32))
         self.register_buffer("high", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.float32))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
         # Mirrors of the last two buffers: asking a tensor on a GPU would stall it in every forward.
@@ -85,10 +91,7 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
                 f"The range of {self.tensor} was never observed: train the model with its quantizers "
                 f"enabled, or run secateur.quantization.calibrate_ on a few batches, before using it."
             )
-        if self.symmetric:
-            scale = symmetric_scale(torch.maximum(self.low.abs(), self.high.abs()))
-            return scale, torch.zeros_like(scale)
-        return asymmetric_qparams(self.low, self.high)
+        return self.scale, self.zero_point
 
     def freeze_(self) -> None:
         """Stops the range from moving.
@@ -101,12 +104,20 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         self.frozen.fill_(True)
         self._is_frozen = True
 
-    def set_range_(self, low: float, high: float) -> None:
-        """Sets the range, as if observed, and freezes it."""
-        self.low.fill_(low)
-        self.high.fill_(high)
-        self.batches.fill_(max(1, self._seen))
-        self._seen = max(1, self._seen)
+    def set_qparams_(self, scale: float, zero_point: int) -> None:
+        """Sets exactly these, as if observed, and freezes them.
+
+        Args:
+            scale: Positive.
+            zero_point: 0 where `symmetric`, else 0 to 255.
+        """
+        quant_min, quant_max = (S8_MIN, S8_MAX) if self.symmetric else (U8_MIN, U8_MAX)
+        self.low.fill_((quant_min - zero_point) * scale)
+        self.high.fill_((quant_max - zero_point) * scale)
+        self.scale.fill_(scale)
+        self.zero_point.fill_(zero_point)
+        self._seen = 1
+        self.batches.fill_(1)
         self.freeze_()
 
     def _observe(self, x: Tensor) -> None:
@@ -123,6 +134,12 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
             self.high.lerp_(high, weight)
         self._seen += 1
         self.batches += 1
+        if self.symmetric:
+            self.scale.copy_(symmetric_scale(torch.maximum(self.low.abs(), self.high.abs())))
+        else:
+            scale, zero_point = asymmetric_qparams(self.low, self.high)
+            self.scale.copy_(scale)
+            self.zero_point.copy_(zero_point)
         if x.device.type == "cpu":  # elsewhere `freeze_` finds it, without a stall in every batch
             self._check_finite()
 

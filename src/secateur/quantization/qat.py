@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.checkpoint.names import PREFIXES, embedding_names
-from secateur.errors import SecateurError, StructureError, UnsupportedError, problem_list
+from secateur.errors import SecateurError, StructureError, problem_list
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
-from secateur.quantization.attention import ATTENTION_NAME, AttentionQuantizer
+from secateur.quantization.attention import AttentionQuantizer, choose_attention_
 from secateur.quantization.fake_quantize import fake_quantize_rows, integer_linear
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.scheme import QuantScheme
@@ -58,12 +58,7 @@ def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enab
     for quantizer in find_quantizers(model).values():
         quantizer.to(device).train(model.training)
     enable_quantizers_(model, enabled)
-    model.set_attn_implementation(ATTENTION_NAME)
-    if model.config._attn_implementation != ATTENTION_NAME:
-        raise UnsupportedError(
-            f"{type(model).__name__} does not take another attention implementation: "
-            f"install transformers 4.57 or later."
-        )
+    choose_attention_(model)
 
 
 def enable_quantizers_(model: nn.Module, enabled: bool = True) -> None:
