@@ -131,7 +131,7 @@ def choose_masks(scores: Sequence[Tensor], pattern: Pattern, sparsity: float) ->
     return masks
 
 
-class MaskParametrization(nn.Module):
+class MaskParametrization(nn.Module):  # type: ignore[misc]
     """Multiplies a weight by its mask.
 
     Args:

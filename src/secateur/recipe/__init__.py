@@ -1,0 +1,21 @@
+"""Recipes: what is done to a model and when."""
+
+from secateur.recipe.recipe import (
+    BUILTIN_RECIPES,
+    DistillationStage,
+    PruningStage,
+    QuantizationStage,
+    Recipe,
+    TrainingSettings,
+    load_recipe,
+)
+
+__all__ = [
+    "BUILTIN_RECIPES",
+    "DistillationStage",
+    "PruningStage",
+    "QuantizationStage",
+    "Recipe",
+    "TrainingSettings",
+    "load_recipe",
+]

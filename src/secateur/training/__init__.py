@@ -1,0 +1,6 @@
+"""Training on the stock transformers Trainer."""
+
+from secateur.training.callback import CompressionCallback
+from secateur.training.trainer import Compression, FineTuning, compress, fine_tune
+
+__all__ = ["Compression", "CompressionCallback", "FineTuning", "compress", "fine_tune"]

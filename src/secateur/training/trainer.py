@@ -1,0 +1,169 @@
+"""From a model folder and data to a compressed checkpoint: `compress`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, set_seed
+
+from secateur.checkpoint import check_target
+from secateur.data import Splits, load_splits
+from secateur.errors import UnsupportedError
+from secateur.export.checkpoint import export_checkpoint
+from secateur.modeling.structure import find_projections
+from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
+from secateur.sparsity.mask import sparsity_of
+from secateur.training.arguments import quiet_transformers, training_arguments
+from secateur.training.callback import CompressionCallback
+from secateur.training.encoding import EncodedRows, Padder, encode_rows
+from secateur.training.evaluation import predict_logits
+from secateur.training.fine_tuning import FineTuning, evaluate, fine_tune, max_tokens
+from secateur.training.loading import (
+    has_classifier,
+    labels_of,
+    load_classifier,
+    load_tokenizer,
+    require_labels,
+)
+from secateur.training.progress import show_progress_
+
+__all__ = ["Compression", "FineTuning", "compress", "fine_tune"]
+
+TASKS = ("text-classification",)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What a compression gave.
+
+    Attributes:
+        folder: The checkpoint.
+        dense_folder: The dense teacher, where it was fine-tuned on the way and kept.
+        metrics: `dense` and `compressed` scores by split (the compressed model with fake quantization on, in
+            PyTorch), `sparsity` achieved, `minutes` and `seed`.
+    """
+
+    folder: Path
+    dense_folder: Path | None
+    metrics: dict[str, Any]
+
+
+def compress(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Splits,
+    recipe: str | os.PathLike[str] | Recipe = "balanced",
+    out: str | os.PathLike[str] = "compressed",
+    *,
+    task: str = "text-classification",
+    teacher: str | os.PathLike[str] | None = None,
+    dense_out: str | os.PathLike[str] | None = None,
+    seed: int = 42,
+    progress: bool = True,
+) -> Compression:
+    """Compresses a model for a task and writes a checkpoint for the engine.
+
+    Args:
+        model: Folder of a fine-tuned classifier whose labels are those of the data; or of a pretrained
+            encoder without a head, which is then fine-tuned first.
+        data: What `load_splits` takes, or splits.
+        recipe: Name or path of a recipe, or a recipe.
+        out: Checkpoint folder to write; an older checkpoint there is replaced.
+        task: Only `text-classification` so far.
+        teacher: Folder of another dense classifier to learn from; None learns from the model itself.
+        dense_out: Where to keep the dense model, if it is fine-tuned on the way; None keeps it nowhere.
+        seed: Seeds everything that is random.
+        progress: Shows progress bars.
+
+    Returns:
+        The folder and what was measured.
+
+    Raises:
+        SecateurError: Model, data or recipe cannot be used; nothing is written then.
+    """
+    started = time.monotonic()
+    if task not in TASKS:
+        raise UnsupportedError(f"The task {task!r} is not known; supported: {', '.join(TASKS)}.")
+    resolved = load_recipe(recipe if isinstance(recipe, Recipe) else os.fspath(recipe))
+    check_target(out)
+    splits = data if isinstance(data, Splits) else load_splits(data)
+    metrics: dict[str, Any] = {"seed": seed}
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(model)
+        kept: Path | None = None
+        if not has_classifier(folder):
+            kept = Path(dense_out) if dense_out is not None else None
+            tuned = fine_tune(folder, splits, kept or Path(work) / "dense", seed=seed, progress=progress)
+            folder = tuned.folder
+            metrics["fine_tuning_minutes"] = tuned.metrics["minutes"]
+        dense = load_classifier(folder)
+        tokenizer = load_tokenizer(folder)
+        require_labels(folder, dense.config, splits.labels)
+        splits = dataclasses.replace(splits, labels=labels_of(dense.config))
+        metrics["dense"] = evaluate(dense, tokenizer, splits)
+
+        resolved = resolved.stretched(len(splits.train))
+        train = encode_rows(tokenizer, splits.train, splits.labels, max_tokens(dense))
+        if resolved.stage(DistillationStage) is not None:
+            train.teacher_logits = _teacher_logits(dense, tokenizer, train, splits, teacher)
+        student = dense  # nothing reads the dense weights from here on
+        student.config = copy.deepcopy(student.config)
+        _run(student, tokenizer, train, resolved, seed, Path(work) / "run", progress)
+
+    metrics["compressed"] = evaluate(student, tokenizer, splits)
+    metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
+    metrics["minutes"] = round((time.monotonic() - started) / 60, 2)
+    folder = export_checkpoint(student, tokenizer, out, resolved.to_yaml(), metrics)
+    return Compression(folder, kept, metrics)
+
+
+def _run(
+    student: Any, tokenizer: Any, train: EncodedRows, recipe: Recipe, seed: int, work: Path, progress: bool
+) -> None:
+    """Trains the student by the recipe, in place."""
+    settings = recipe.training
+    set_seed(seed)
+    with quiet_transformers():
+        arguments = training_arguments(
+            work,
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            warmup_fraction=settings.warmup,
+            weight_decay=settings.weight_decay,
+            seed=seed,
+            schedule=settings.schedule,
+        )
+        trainer = Trainer(
+            model=student,
+            args=arguments,
+            data_collator=Padder(tokenizer.pad_token_id),
+            train_dataset=train,
+            callbacks=[CompressionCallback(recipe)],
+        )
+        show_progress_(trainer, "Compressing" if progress else None)
+        trainer.train()
+
+
+def _teacher_logits(
+    dense: Any, tokenizer: Any, train: EncodedRows, splits: Splits, teacher: str | os.PathLike[str] | None
+) -> Tensor:
+    """Returns (rows, labels) float32: one teacher forward for the whole run, in the student's label order."""
+    if teacher is None:
+        return predict_logits(dense, train, pad_token_id=tokenizer.pad_token_id)
+    folder = Path(teacher)
+    network = load_classifier(folder)
+    require_labels(folder, network.config, splits.labels)
+    own = load_tokenizer(folder)
+    rows = encode_rows(own, splits.train, splits.labels, max_tokens(network))
+    logits = predict_logits(network, rows, pad_token_id=own.pad_token_id)
+    places = {label: index for index, label in enumerate(labels_of(network.config))}
+    return logits[:, torch.tensor([places[label] for label in splits.labels])]

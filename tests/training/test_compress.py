@@ -1,0 +1,156 @@
+"""`fine_tune` and `compress` from folder to checkpoint, on tiny models."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from secateur.checkpoint import read_checkpoint
+from secateur.data import Row, Splits
+from secateur.errors import DataError, UnsupportedError
+from secateur.recipe import Recipe
+from secateur.training import compress, fine_tune
+
+RECIPE = {
+    "name": "tiny",
+    "training": {"epochs": 4, "learning_rate": 2e-3, "batch_size": 16, "freeze_embeddings": True},
+    "stages": [
+        {"type": "distillation", "hardness": 0.9, "temperature": 2.0},
+        {"type": "pruning", "sparsity": 0.8, "start_epoch": 0, "end_epoch": 2},
+        {"type": "quantization", "start_epoch": 2.5, "freeze_epoch": 3.5},
+    ],
+}
+
+
+def recipe(**training: object) -> Recipe:
+    return Recipe.model_validate({**RECIPE, "training": {**RECIPE["training"], **training}})
+
+
+def test_an_encoder_is_fine_tuned_first_and_the_compressed_model_still_answers(
+    encoder_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    tuned = fine_tune(
+        encoder_folder,
+        tiny_splits,
+        tmp_path / "dense",
+        epochs=20,
+        min_steps=0,
+        learning_rate=3e-3,
+        progress=False,
+    )
+    assert tuned.metrics["test"]["accuracy"] > 0.9
+
+    result = compress(tuned.folder, tiny_splits, recipe(), tmp_path / "out", progress=False)
+
+    assert result.metrics["dense"]["test"] == tuned.metrics["test"]
+    assert result.metrics["compressed"]["test"]["accuracy"] > 0.8
+    assert result.metrics["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    checkpoint = read_checkpoint(result.folder)
+    assert checkpoint.labels == tiny_splits.labels
+    assert checkpoint.quantization.pattern == "block4"
+    saved = Recipe.from_yaml((result.folder / "recipe.yaml").read_text())
+    assert saved == recipe()
+    embeddings = checkpoint.tensors["bert.embeddings.word_embeddings.weight"]
+    dense = BertForSequenceClassification.from_pretrained(tuned.folder)
+    scale = checkpoint.tensors["bert.embeddings.word_embeddings.weight_scale"]
+    restored = embeddings.astype(np.float32) * scale[:, None]
+    assert (
+        np.abs(restored - dense.bert.embeddings.word_embeddings.weight.detach().numpy()).max() < scale.max()
+    )
+
+
+def test_the_dense_model_made_on_the_way_can_be_kept(
+    encoder_folder: Path, tiny_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.training.fine_tuning.MIN_STEPS", 6)
+    result = compress(
+        encoder_folder, tiny_splits, recipe(), tmp_path / "out", dense_out=tmp_path / "dense", progress=False
+    )
+    assert result.dense_folder == tmp_path / "dense"
+    kept = BertForSequenceClassification.from_pretrained(tmp_path / "dense")
+    assert kept.config.id2label == dict(enumerate(tiny_splits.labels))
+    assert result.metrics["fine_tuning_minutes"] >= 0
+
+
+def test_the_same_seed_gives_the_same_checkpoint(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    short = Recipe.model_validate(
+        {
+            **RECIPE,
+            "training": {**RECIPE["training"], "epochs": 1},
+            "stages": [
+                RECIPE["stages"][0],
+                {"type": "pruning", "sparsity": 0.5, "start_epoch": 0, "end_epoch": 0.5},
+                {"type": "quantization", "start_epoch": 0.5, "freeze_epoch": 0.9},
+            ],
+        }
+    )
+    weights = []
+    for name in ("first", "second"):
+        folder = compress(
+            classifier_folder, tiny_splits, short, tmp_path / name, seed=7, progress=False
+        ).folder
+        weights.append((folder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_labels_keep_the_order_of_the_models_head(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    folder = compress(
+        classifier_folder, tiny_splits, recipe(), tmp_path / "out", teacher=classifier_folder, progress=False
+    ).folder
+    assert read_checkpoint(folder).labels == ["weather", "travel", "music"]
+
+
+def test_labels_that_differ_are_refused_in_one_sentence(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    other = [Row(row.text, row.label.replace("music", "concert")) for row in tiny_splits.train]
+    splits = dataclasses.replace(
+        tiny_splits, train=other, validation=[], test=[], labels=["concert", "travel", "weather"]
+    )
+    with pytest.raises(DataError, match=r"does not know 'concert'; the data have no rows for 'music'"):
+        compress(classifier_folder, splits, recipe(), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_task_is_refused(classifier_folder: Path, tiny_splits: Splits, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="'summarization' is not known"):
+        compress(classifier_folder, tiny_splits, recipe(), tmp_path, task="summarization")
+
+
+def test_a_classifier_with_lost_weights_is_refused(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for file in classifier_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["bert.encoder.layer.1.output.dense.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Exception, match=r"1 weights are missing.*layer\.1\.output\.dense\.weight"):
+        compress(folder, tiny_splits, recipe(), tmp_path / "out", progress=False)
+
+
+def test_a_missing_folder_is_refused(tiny_splits: Splits, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="is not a folder"):
+        compress(tmp_path / "nowhere", tiny_splits, recipe(), tmp_path / "out")
+
+
+def test_out_of_scope_rows_are_scored_apart(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    splits = dataclasses.replace(tiny_splits, out_of_scope=[Row("find me a a", "out_of_scope")] * 3)
+    result = compress(classifier_folder, splits, recipe(), tmp_path / "out", progress=False)
+    assert result.metrics["compressed"]["test"]["n_oos"] == 3
+    assert torch.is_grad_enabled()
