@@ -107,13 +107,18 @@ def compress(
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random number.")] = 0,
+    dense_out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep the dense model, if it is fine-tuned on the way."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
     threads: Threads = None,
 ) -> None:
     """Prune, distil and quantize a model on your data; write a checkpoint for the engine."""
-    from secateur.commands.compress import run
+    from secateur.commands.compress import Request, run
 
-    run(model, data, out, task.value, recipe, teacher, text_column, label_column, seed, threads)
+    request = Request(model, data, out, task.value, recipe, teacher, dense_out, seed, threads)
+    run(request, text_column, label_column)
 
 
 @app.command()
@@ -218,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(args=arguments, prog_name="secateur", standalone_mode=False)
         sys.stdout.flush()
+        if status == EXIT_INTERRUPTED:  # newer versions of typer make it a status, older ones an exception
+            raise KeyboardInterrupt
         return int(status or 0)
     except SecateurError as error:
         return _complain(str(error))

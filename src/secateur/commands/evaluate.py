@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,34 @@ def _pytorch_logits(
 ) -> tuple[list[str], NDArray[np.float32]]:
     hush_libraries()
     try:
-        from secateur.training.evaluation import classify_texts
+        import torch
+
+        from secateur.hf import load_compressed
+        from secateur.training.encoding import EncodedRows
+        from secateur.training.evaluation import predict_logits
+        from secateur.training.loading import labels_of, load_classifier, load_tokenizer
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"--engine pytorch needs {error.name}, which is not installed: pip install 'secateur[train]'."
         ) from error
-    return classify_texts(model, texts, threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network: Any = load_compressed(model) if _is_compressed(model) else load_classifier(model)
+    tokenizer = load_tokenizer(model)
+    input_ids = tokenizer(
+        texts, truncation=True, max_length=network.config.max_position_embeddings, padding=False
+    )["input_ids"]
+    rows = EncodedRows(input_ids, [0] * len(texts))
+    logits = predict_logits(network, rows, pad_token_id=tokenizer.pad_token_id)
+    return labels_of(network.config), logits.numpy()
+
+
+def _is_compressed(model: Path) -> bool:
+    try:
+        config = json.loads((model / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # the loader says what is wrong
+    return isinstance(config, dict) and config.get("quantization_config") is not None
 
 
 def _print(results: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from secateur.errors import DataError, StructureError, UnsupportedError
@@ -26,7 +27,7 @@ def load_tokenizer(folder: str | Path) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
     except (OSError, ValueError) as error:
         raise UnsupportedError(
-            f"{folder} has no tokenizer that can be loaded: {_first_line(error)}"
+            f"{folder} has no tokenizer that can be loaded ({_first_line(error)}): save one beside it."
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedError(f"{folder} has only a slow tokenizer; a tokenizer.json is needed.")
@@ -97,8 +98,10 @@ def load_classifier(folder: str | Path, *, labels: Sequence[str] | None = None) 
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 str(folder), output_loading_info=True, dtype="float32", **options
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UnsupportedError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UnsupportedError(
+            f"{folder} cannot be loaded ({_first_line(error)}): copy or save it again."
+        ) from error
     new = ("classifier.", "pooler.") if labels is not None else ()
     absent = set(info["missing_keys"]) | {str(key[0]) for key in info.get("mismatched_keys", ())}
     lost = sorted(key for key in absent if not any(f".{name}" in f".{key}" for name in new))
@@ -117,7 +120,9 @@ def _load_config(folder: str | Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(folder))
     except (OSError, ValueError) as error:
-        raise UnsupportedError(f"{folder} is no model folder: {_first_line(error)}") from error
+        raise UnsupportedError(
+            f"{folder} is no model folder ({_first_line(error)}): give one in Hugging Face form."
+        ) from error
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         raise UnsupportedError(
             f"{folder} is of the family {config.model_type!r}; supported: {', '.join(SUPPORTED_MODEL_TYPES)}."
@@ -133,4 +138,4 @@ def _some(labels: Sequence[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,198 @@
+"""What the commands do when all is well."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import Run
+
+import secateur
+from secateur import cli
+
+
+def test_a_model_is_compressed_scored_on_both_engines_and_asked(
+    run: Run, classifier: Path, data: Path, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "compressed"
+    arguments = ("compress", "--model", classifier, "--data", data, "--recipe", recipe, "--out", out)
+    done = run(*arguments, "--seed", 7)
+    assert done.status == 0, done.err
+    assert "train 48, validation 9, test 12 rows" in done.err
+    assert "80.0%" in done.out
+    assert f"secateur predict {out}" in done.out
+    assert json.loads((out / "metrics.json").read_text())["seed"] == 7
+
+    scores = {}
+    for engine in ("secateur", "pytorch"):
+        scored = run("evaluate", out, "--data", data, "--engine", engine, "--json", "-")
+        assert scored.status == 0, scored.err
+        scores[engine] = json.loads(scored.out)
+        assert scores[engine]["n"] == 12
+    assert scores["secateur"]["accuracy"] == scores["pytorch"]["accuracy"]
+
+    dense = run("evaluate", classifier, "--data", data, "--engine", "pytorch", "--split", "validation")
+    assert dense.status == 0, dense.err
+    assert "accuracy" in dense.out
+
+    predicted = run("predict", out, "a table for two")
+    assert predicted.status == 0, predicted.err
+    assert "a table for two" in predicted.out
+
+
+def test_predict_shows_the_likeliest_labels(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "answers.json"
+    done = run("predict", checkpoint, "book [me] a table", "--top-k", 2, "--json", file)
+    assert done.status == 0, done.err
+    assert "book [me] a table" in done.out
+    (row,) = json.loads(file.read_text())["predictions"]
+    assert [answer["label"] in ("alarm", "table", "time") for answer in row["answers"]] == [True, True]
+    assert row["answers"][0]["score"] >= row["answers"][1]["score"]
+
+
+def test_predict_reads_lines(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("book a table\n\nwhat is the time\n"))
+    done = run("predict", checkpoint, "--json", "-")
+    assert [row["text"] for row in json.loads(done.out)["predictions"]] == [
+        "book a table",
+        "what is the time",
+    ]
+
+
+def test_evaluate_prints_what_it_measured(run: Run, checkpoint: Path, data: Path) -> None:
+    done = run("evaluate", checkpoint, "--data", data, "--threads", 1)
+    assert done.status == 0, done.err
+    assert "engine secateur" in done.out
+    assert "accuracy" in done.out
+
+
+def test_evaluate_refuses_a_split_that_is_none(run: Run, checkpoint: Path, data: Path) -> None:
+    done = run("evaluate", checkpoint, "--data", data, "--split", "dev")
+    assert done.status == 2
+    assert "give one of train, validation, test" in done.err
+
+
+def test_benchmark_of_a_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ("--seq-len", 8, "--batch-size", 2, "--threads", 1, "--isa", "reference", "--seconds", 0)
+    done = run("benchmark", checkpoint, *arguments, "--profile", "--json", file)
+    assert done.status == 0, done.err
+    assert "batch 2, length 8, 1 thread, reference" in done.out
+    assert "Where the time goes" in done.out
+    figures = json.loads(file.read_text())
+    assert figures["latency_ms"]["median"] <= figures["latency_ms"]["p95"]
+    assert figures["throughput"] > 0
+    assert figures["machine"]["cpu"]
+    assert figures["engine"] == {"isa": "reference", "threads": 1}
+    assert any(step["ms"] > 0 for step in figures["steps"])
+
+
+def test_benchmark_of_random_weights(run: Run) -> None:
+    arguments = ("--synthetic", "minilm-l6", "--quantized", "--layers", 1, "--pattern", "unstructured")
+    done = run("benchmark", *arguments, "--seq-len", 8, "--seconds", 0, "--json", "-")
+    assert done.status == 0, done.err
+    figures = json.loads(done.out)
+    assert figures["model"]["name"] == "minilm-l6"
+    assert figures["size_mb"] > 10
+
+
+def test_inspect_tells_embeddings_from_the_encoder(run: Run, checkpoint: Path) -> None:
+    done = run("inspect", checkpoint)
+    assert done.status == 0, done.err
+    for part in ("embeddings", "encoder", "head", "layer.1.output.dense", "block4", "64 x 32"):
+        assert part in done.out
+    found = json.loads(run("inspect", checkpoint, "--json", "-").out)
+    sizes = found["size_mb"]
+    assert sizes["embeddings"] + sizes["encoder"] + sizes["head"] < sizes["file"]
+    assert sizes["embeddings"] == pytest.approx((50 + 24 + 2) * (32 + 4) / 1e6 + 2 * 32 * 4 / 1e6)
+    assert {step["k"] for step in found["steps"] if step["name"].endswith("1.output.dense")} == {64}
+
+
+def test_doctor_describes_the_machine(run: Run) -> None:
+    done = run("doctor")
+    assert done.status == 0, done.err
+    assert "reference" in done.out
+    found = json.loads(run("doctor", "--json", "-").out)
+    assert found["engine"]["isa"] in found["machine"]["isas"]
+    assert found["engine"]["threads"] >= 1
+
+
+def test_doctor_names_what_is_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_ISA", "altivec")
+    assert "altivec" in run("doctor").out
+    monkeypatch.setattr("secateur.commands.doctor.engine_cpu_info", lambda: None)
+    monkeypatch.setattr("secateur.commands.doctor._EXTRAS", {"train": ("no-such-distribution",)})
+    done = run("doctor")
+    assert done.status == 0
+    assert "The engine is not built" in done.out
+    assert "no-such-distribution is not installed" in done.out
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out == f"secateur {secateur.__version__}\n"
+    shown = run()
+    assert shown.status == 0
+    for command in ("compress", "evaluate", "predict", "benchmark", "inspect", "doctor"):
+        assert command in shown.out
+        assert run(command, "--help").status == 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from secateur.cli import main
+assert main(["--help"]) == 0
+print({"torch", "transformers", "numpy", "tokenizers", "pydantic"} & set(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "set()"
+
+
+def test_running_a_checkpoint_imports_no_torch(checkpoint: Path, data: Path) -> None:
+    code = f"""
+import sys
+from secateur.cli import main
+assert main(["predict", {str(checkpoint)!r}, "a table"]) == 0
+assert main(["evaluate", {str(checkpoint)!r}, "--data", {str(data)!r}]) == 0
+assert main(["inspect", {str(checkpoint)!r}]) == 0
+assert main(["benchmark", {str(checkpoint)!r}, "--seq-len", "4", "--seconds", "0"]) == 0
+assert not {{"torch", "transformers"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (ZeroDivisionError("division by zero"), 1, "This is a bug in Secateur"),
+        (PermissionError(13, "Permission denied", "some/file"), 2, "some/file: Permission denied."),
+    ],
+)
+def test_exit_statuses(
+    run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int, said: str
+) -> None:
+    def fail(json_file: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("secateur.commands.doctor.run", fail)
+    done = run("doctor")
+    assert done.status == status
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(json_file: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setenv("SECATEUR_DEBUG", "")
+    monkeypatch.setattr("secateur.commands.doctor.run", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["--debug", "doctor"])
