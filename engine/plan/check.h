@@ -6,12 +6,17 @@
 
 namespace secateur {
 
+[[noreturn]] inline void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+// Makes its message even when all is well: where a loop runs over weights or tokens, ask `if (...) fail(...)`.
 inline void check(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
+  if (!condition) fail(message);
 }
 
+inline bool is_scale(float scale) { return std::isfinite(scale) && scale > 0; }
+
 inline void check_scale(float scale, const std::string& what) {
-  check(std::isfinite(scale) && scale > 0, what + " must be finite and positive");
+  check(is_scale(scale), what + " must be finite and positive");
 }
 
 }  // namespace secateur

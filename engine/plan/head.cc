@@ -18,10 +18,10 @@ HeadStep::Layer HeadStep::make_layer(const Array<float>& weight, const Array<flo
   layer.w = AlignedBuffer<float>(static_cast<size_t>(hidden) * layer.n_padded);
   layer.bias = AlignedBuffer<float>(static_cast<size_t>(layer.n_padded));
   for (int64_t n = 0; n < rows; ++n) {
-    check(std::isfinite(bias.data[n]), name + ": bias is not finite");
+    if (!std::isfinite(bias.data[n])) fail(name + ": bias is not finite");
     layer.bias[n] = bias.data[n];
     for (int64_t k = 0; k < hidden; ++k) {
-      check(std::isfinite(weight.data[n * hidden + k]), name + ": weight is not finite");
+      if (!std::isfinite(weight.data[n * hidden + k])) fail(name + ": weight is not finite");
       layer.w[k * layer.n_padded + n] = weight.data[n * hidden + k];
     }
   }

@@ -22,7 +22,8 @@ struct Blocks {
 };
 
 void append(Blocks& blocks, int64_t col, const int8_t* w, const std::string& name) {
-  for (int32_t i = 0; i < kBlock; ++i) check(w[i] != -128, name + ": weight -128 is outside -127 .. 127");
+  for (int32_t i = 0; i < kBlock; ++i)
+    if (w[i] == -128) fail(name + ": weight -128 is outside -127 .. 127");
   blocks.col.push_back(static_cast<uint16_t>(col));
   blocks.values.insert(blocks.values.end(), w, w + kBlock);
 }
@@ -43,7 +44,7 @@ Blocks collect(const LinearRecord& record, bool keep_zeros) {
     for (int64_t col = 0; col < per_row; ++col) {
       const int8_t* w = zeros;
       if (!sparse || (record.mask.data[n * record.mask.shape[1] + col / 8] >> (col % 8) & 1)) {
-        check(next + kBlock <= end, record.name + ": the mask keeps more blocks than there are values");
+        if (next + kBlock > end) fail(record.name + ": the mask keeps more blocks than there are values");
         w = next;
         next += kBlock;
       }
@@ -72,8 +73,8 @@ void validate(const LinearRecord& record) {
   check_scale(record.input_scale, name + ": input_scale");
   check(record.input_zero_point >= 0 && record.input_zero_point <= 255, name + ": input_zero_point must be 0 .. 255");
   for (int64_t i = 0; i < record.n; ++i) {
-    check_scale(record.scale.data[i], name + ": weight_scale");
-    check(std::isfinite(record.bias.data[i]), name + ": bias is not finite");
+    if (!is_scale(record.scale.data[i])) fail(name + ": weight_scale must be finite and positive");
+    if (!std::isfinite(record.bias.data[i])) fail(name + ": bias is not finite");
   }
 }
 

@@ -9,7 +9,8 @@ namespace {
 
 void check_finite(const Array<float>& values, int64_t size, const std::string& what) {
   check(values.size() == size, what + " must have " + std::to_string(size) + " values");
-  for (int64_t i = 0; i < size; ++i) check(std::isfinite(values.data[i]), what + " is not finite");
+  for (int64_t i = 0; i < size; ++i)
+    if (!std::isfinite(values.data[i])) fail(what + " is not finite");
 }
 
 EmbeddingTable make_table(const TableRecord& record, int64_t hidden, const std::string& what) {
@@ -17,7 +18,8 @@ EmbeddingTable make_table(const TableRecord& record, int64_t hidden, const std::
             record.rows.shape[0] <= INT32_MAX,
         what + " must be [rows, " + std::to_string(hidden) + "]");
   check(record.scale.size() == record.rows.shape[0], what + ": scale must have a value a row");
-  for (int64_t i = 0; i < record.scale.size(); ++i) check_scale(record.scale.data[i], what + ": scale");
+  for (int64_t i = 0; i < record.scale.size(); ++i)
+    if (!is_scale(record.scale.data[i])) fail(what + ": scale must be finite and positive");
   return {record.rows.data, record.scale.data};
 }
 

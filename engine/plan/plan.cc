@@ -72,17 +72,18 @@ void Plan::validate(const Batch& batch) const {
         "offsets must run from 0 to the number of tokens");
   for (int32_t s = 0; s < batch.batch_size; ++s) {
     const int64_t length = static_cast<int64_t>(batch.offsets[s + 1]) - batch.offsets[s];
-    check(length >= 1, "sequence " + std::to_string(s) + " is empty");
-    check(length <= max_sequence_, "sequence " + std::to_string(s) + " has " + std::to_string(length) +
-                                       " tokens; the model takes at most " + std::to_string(max_sequence_));
+    if (length < 1) fail("sequence " + std::to_string(s) + " is empty");
+    if (length > max_sequence_)
+      fail("sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens; the model takes at most " +
+           std::to_string(max_sequence_));
   }
   for (int64_t t = 0; t < batch.tokens; ++t) {
-    check(batch.input_ids[t] >= 0 && batch.input_ids[t] < embed_->vocab_size(),
-          "token id " + std::to_string(batch.input_ids[t]) + " at position " + std::to_string(t) +
-              " is outside the vocabulary of " + std::to_string(embed_->vocab_size()));
-    check(batch.token_type_ids == nullptr ||
-              (batch.token_type_ids[t] >= 0 && batch.token_type_ids[t] < embed_->type_vocab_size()),
-          "a token type id is outside 0 .. " + std::to_string(embed_->type_vocab_size() - 1));
+    if (batch.input_ids[t] < 0 || batch.input_ids[t] >= embed_->vocab_size())
+      fail("token id " + std::to_string(batch.input_ids[t]) + " at position " + std::to_string(t) +
+           " is outside the vocabulary of " + std::to_string(embed_->vocab_size()));
+    if (batch.token_type_ids != nullptr &&
+        (batch.token_type_ids[t] < 0 || batch.token_type_ids[t] >= embed_->type_vocab_size()))
+      fail("a token type id is outside 0 .. " + std::to_string(embed_->type_vocab_size() - 1));
   }
 }
 
