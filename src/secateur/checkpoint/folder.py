@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Checkpoint:
         shape: Its sizes.
         tensors: Every tensor by name, read-only and mapped from the file.
         labels: The classes in the order of the logits.
+        mapping: The mapped file.
     """
 
     folder: Path
@@ -78,6 +80,12 @@ class Checkpoint:
     shape: ModelShape
     tensors: dict[str, NDArray[Any]]
     labels: list[str]
+    mapping: mmap.mmap = field(repr=False)
+
+    def release_pages_(self) -> None:
+        """Gives the memory of what was read so far back to the system; it is read again where it is used."""
+        if hasattr(self.mapping, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -102,11 +110,11 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     quantization = parse_quantization(config, str(path))
     shape = parse_shape(config, str(path))
     labels = parse_labels(config, str(path))
-    tensors = _map_tensors(path / TENSOR_FILE)
+    tensors, mapping = _map_tensors(path / TENSOR_FILE)
     problems = layout_problems(tensors, shape, len(labels))
     if problems:
         raise CheckpointError(problem_list(f"{path} is not a sound checkpoint", problems))
-    return Checkpoint(path, config, quantization, shape, tensors, labels)
+    return Checkpoint(path, config, quantization, shape, tensors, labels, mapping)
 
 
 def write_checkpoint(
@@ -228,12 +236,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+def _map_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], mmap.mmap]:
     """Maps a safetensors file, whose header the safetensors library checks first."""
     try:
         with safe_open(path, "numpy"):
             pass  # opening checks lengths, offsets and shapes of everything in the header
-        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = np.frombuffer(mapping, np.uint8)
         header_size = int.from_bytes(data[:8].tobytes(), "little")
         header = json.loads(data[8 : 8 + header_size].tobytes())
     except FileNotFoundError:
@@ -257,7 +267,7 @@ def _map_tensors(path: Path) -> dict[str, NDArray[Any]]:
         tensors[name] = np.require(
             view, requirements=["C", "A"]
         )  # copies only what a forged offset misaligned
-    return tensors
+    return tensors, mapping
 
 
 def _own_name(name: str, content: bytes) -> bytes:

@@ -49,6 +49,7 @@ class Engine:
             self._plan = native.Plan(lower(checkpoint), chosen, num_threads)
         except ValueError as error:
             raise CheckpointError(f"{checkpoint.folder} cannot be run: {str(error).rstrip('.')}.") from None
+        checkpoint.release_pages_()  # all was read to check and to pack it; running touches little of it
         shape = checkpoint.shape
         self.folder = checkpoint.folder
         self.config = checkpoint.config
