@@ -1,4 +1,4 @@
-# make demo   install, build, compress a real model, print the table (8 minutes on 2 cores, installing aside)
+# make demo   install, build, compress a real model, print the table (MODEL=FOLDER takes your own)
 # make test   what every change must pass: lint, types, build, tests
 # make check  the long ones; each also alone by name
 # make bench  the figures in benchmarks/results/
@@ -56,7 +56,7 @@ build: $(VENV)/.built
 # --- what people run ---------------------------------------------------------------------------------------
 
 demo: build
-	@HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py $(DEMO_ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)")
 
 bench: build
 	$(BIN)/python benchmarks/minilm_latency.py
