@@ -129,6 +129,20 @@ def test_padding_bits_must_be_zero(folder: Path) -> None:
         read_checkpoint(folder)
 
 
+def test_a_sparse_weight_needs_whole_blocks(folder: Path) -> None:
+    edit_config(folder, intermediate_size=62)
+    with pytest.raises(
+        CheckpointError, match=f"{DENSE} has a sparse weight, but its 62 inputs are not a mult"
+    ):
+        read_checkpoint(folder)
+
+
+def test_a_sparse_weight_needs_its_pattern(folder: Path) -> None:
+    edit_config(folder, quantization_config={**tiny_config()["quantization_config"], "pattern": "dense"})
+    with pytest.raises(CheckpointError, match=f"{QUERY} has a sparse weight, but .*pattern is 'dense'"):
+        read_checkpoint(folder)
+
+
 def test_all_problems_are_told_at_once(folder: Path) -> None:
     _rewrite(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layer.1" in name])
     with pytest.raises(CheckpointError) as caught:

@@ -111,7 +111,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     shape = parse_shape(config, str(path))
     labels = parse_labels(config, str(path))
     tensors, mapping = _map_tensors(path / TENSOR_FILE)
-    problems = layout_problems(tensors, shape, len(labels))
+    problems = layout_problems(tensors, shape, quantization, len(labels))
     if problems:
         raise CheckpointError(problem_list(f"{path} is not a sound checkpoint", problems))
     return Checkpoint(path, config, quantization, shape, tensors, labels, mapping)
@@ -148,10 +148,10 @@ def write_checkpoint(
     """
     target = Path(os.path.realpath(folder))
     check_target(target)
-    parse_quantization(config, "The new checkpoint")
+    quantization = parse_quantization(config, "The new checkpoint")
     shape = parse_shape(config, "The new checkpoint")
     labels = parse_labels(config, "The new checkpoint")
-    problems = layout_problems(tensors, shape, len(labels))
+    problems = layout_problems(tensors, shape, quantization, len(labels))
     if problems:
         raise CheckpointError(problem_list("The new checkpoint breaks the format", problems))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from secateur.affine import S8_MIN, SMALLEST_SCALE
 from secateur.checkpoint import names
 from secateur.checkpoint.codec import BLOCK, count_mask_bits, mask_row_bytes
-from secateur.checkpoint.config import ModelShape
+from secateur.checkpoint.config import ModelShape, QuantizationConfig
 
 __all__ = ["expected_linears", "expected_tensors", "layout_problems"]
 
@@ -68,12 +68,15 @@ def expected_tensors(shape: ModelShape, num_labels: int) -> dict[str, _Spec]:
     return specs
 
 
-def layout_problems(tensors: Tensors, shape: ModelShape, num_labels: int) -> list[str]:
+def layout_problems(
+    tensors: Tensors, shape: ModelShape, quantization: QuantizationConfig, num_labels: int
+) -> list[str]:
     """Finds everything in which the tensors differ from what the config announces.
 
     Args:
         tensors: All tensors of the file, by name.
         shape: The sizes in config.json.
+        quantization: Its `quantization_config`.
         num_labels: Classes in config.json.
 
     Returns:
@@ -85,6 +88,8 @@ def layout_problems(tensors: Tensors, shape: ModelShape, num_labels: int) -> lis
     sound = {name for name, spec in specs.items() if _fits(tensors, name, spec, problems)}
     for _, module, out_features, in_features in expected_linears(shape):
         known |= _check_weight(tensors, module, out_features, in_features, problems)
+        if quantization.pattern == "dense" and names.tensor_name(module, names.WEIGHT_VALUES) in tensors:
+            problems.append(f"{module} has a sparse weight, but quantization_config.pattern is 'dense'")
     for name in sorted(sound):
         _check_values(name, tensors[name], problems)
     for layer in range(shape.num_layers):
