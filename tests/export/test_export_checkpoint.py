@@ -71,6 +71,7 @@ def test_config_says_what_was_done(tmp_path: Path) -> None:
     assert checkpoint.quantization.pattern == "block4"
     zeros = sparsity_of([projection.linear for projection in find_projections(model)])
     assert checkpoint.quantization.sparsity == pytest.approx(zeros)
+    assert checkpoint.quantization.sparsity == pytest.approx(0.7, abs=1e-3)
     assert "quantization_config" not in model.config.to_dict()
     dense = read_checkpoint(export_checkpoint(calibrated(), tiny_fast_tokenizer(), tmp_path / "dense"))
     assert (dense.quantization.pattern, dense.quantization.sparsity) == ("dense", 0.0)

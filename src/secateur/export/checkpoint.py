@@ -77,14 +77,14 @@ def export_checkpoint(
     _check_names(model, blocks, prefix)
     tensors: Tensors = {}
     problems: list[str] = []
-    zeros = total = 0
+    kept = total = 0
     for index, block in enumerate(blocks):
         names = linear_names(index, prefix)
         _put_attention(tensors, names, model, block, problems)
         for projection in block.projections():
-            weight = _put_linear(tensors, projection, problems)
-            zeros += weight.size - int(np.count_nonzero(weight))
-            total += weight.size
+            mask = _put_linear(tensors, projection, problems)
+            kept += int(np.count_nonzero(mask))
+            total += mask.size
         _put_plain(tensors, names.attn_norm, block.attn_norm)
         _put_plain(tensors, names.ffn_norm, block.ffn_norm)
     if problems:
@@ -96,7 +96,7 @@ def export_checkpoint(
     sparse = any(name.endswith(f".{keys.WEIGHT_VALUES}") for name in tensors)
     config = _config(model)
     config["quantization_config"] = QuantizationConfig(
-        pattern="block4" if sparse else "dense", sparsity=zeros / total
+        pattern="block4" if sparse else "dense", sparsity=1.0 - kept / total
     ).model_dump()
     files = _tokenizer_files(tokenizer)
     return write_checkpoint(out, config, tensors, files, recipe, metrics, model_card(config, metrics))
@@ -118,8 +118,8 @@ def _check_names(model: nn.Module, blocks: list[EncoderBlock], prefix: str) -> N
         )
 
 
-def _put_linear(tensors: Tensors, projection: Projection, problems: list[str]) -> NDArray[np.float32]:
-    """Encodes one linear layer; returns its masked weight [N, K]."""
+def _put_linear(tensors: Tensors, projection: Projection, problems: list[str]) -> NDArray[np.bool_]:
+    """Encodes one linear layer; returns its mask [N, K]."""
     name, linear = projection.name, projection.linear
     weight = _array(unquantized_weight(linear))
     found = find_mask(linear)
@@ -135,7 +135,7 @@ def _put_linear(tensors: Tensors, projection: Projection, problems: list[str]) -
         problems.append(f"{name} has no quantizer: call attach_quantizers_ and train or calibrate first")
     else:
         _put_range(tensors, name, keys.INPUT_SCALE, keys.INPUT_ZERO_POINT, quantizer, problems)
-    return weight
+    return mask
 
 
 def _put_attention(
@@ -210,7 +210,7 @@ def _config(model: nn.Module) -> dict[str, Any]:
     # transformers leaves the names out where they are the default ones.
     config["id2label"] = {str(index): label for index, label in model.config.id2label.items()}
     config["label2id"] = {label: int(index) for index, label in model.config.id2label.items()}
-    return config
+    return dict(sorted(config.items()))
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
