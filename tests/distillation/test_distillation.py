@@ -1,0 +1,152 @@
+"""The distillation loss against its formula, and the hook on the student."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import BertConfig, BertForSequenceClassification
+
+from secateur.distillation import StudentHook, distillation_loss
+from secateur.errors import DataError, RecipeError, StructureError
+
+
+def plain_formula(
+    student: Tensor, teacher: Tensor, labels_loss: float, hardness: float, temperature: float
+) -> float:
+    def softmax(x: np.ndarray) -> np.ndarray:
+        raised = np.exp(x - x.max(-1, keepdims=True))
+        return raised / raised.sum(-1, keepdims=True)
+
+    p = softmax(teacher.double().numpy() / temperature)
+    q = softmax(student.double().numpy() / temperature)
+    divergence = (p * (np.log(p) - np.log(q))).sum(-1).mean()
+    return (1 - hardness) * labels_loss + hardness * temperature**2 * divergence
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.5])
+def test_the_loss_is_the_formula(hardness: float, temperature: float) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(5, 7), torch.randn(5, 7)
+    loss = distillation_loss(student, teacher, torch.tensor(1.7), hardness, temperature)
+    assert loss.item() == pytest.approx(plain_formula(student, teacher, 1.7, hardness, temperature), rel=1e-5)
+    halved = distillation_loss(student, teacher, torch.tensor(0.85), hardness, temperature, num_items=10)
+    assert halved.item() == pytest.approx(loss.item() / 2, rel=1e-5)
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    student, teacher = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    distillation_loss(student, teacher, 0.0, 1.0, 2.0).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_at_hardness_one_the_labels_have_no_say() -> None:
+    loss = distillation_loss(torch.randn(2, 3), torch.randn(2, 3), float("inf"), 1.0, 2.0)
+    assert torch.isfinite(loss)
+
+
+@pytest.fixture
+def models() -> list[BertForSequenceClassification]:
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=20,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=16,
+            num_labels=4,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        made.append(BertForSequenceClassification(config))
+    return made
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    torch.manual_seed(2)
+    return {"input_ids": torch.randint(0, 20, (6, 5)), "labels": torch.tensor([0, 1, 2, 3, 0, 1])}
+
+
+def test_the_students_loss_is_replaced_only_while_it_trains(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student, teacher = models
+    own = student.eval()(**batch).loss
+    hook = StudentHook(0.9, 2.0, teacher)
+    hook.attach_(student)
+    assert torch.equal(student(**batch).loss, own)
+    output = student.train()(**batch)
+    with torch.no_grad():
+        teacher_logits = teacher(input_ids=batch["input_ids"]).logits
+    expected = distillation_loss(output.logits, teacher_logits, own, 0.9, 2.0)
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert output["loss"] is output.loss
+    hook.detach_()
+    assert torch.equal(student(**batch).loss, own)
+
+
+def test_precomputed_logits_are_the_same_as_a_teacher(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student, teacher = models
+    with torch.no_grad():
+        logits = teacher.eval()(input_ids=batch["input_ids"]).logits
+    hook = StudentHook(1.0, 3.0, teacher)
+    hook.attach_(student.train())
+    expected = student(**batch).loss
+    hook.detach_()
+    StudentHook(1.0, 3.0).attach_(student)
+    assert torch.equal(student(**batch, teacher_logits=logits).loss, expected)
+
+
+def test_the_sum_is_divided_by_the_trainers_number_of_items(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student, teacher = models
+    StudentHook(0.5, 2.0, teacher).attach_(student.train())
+    whole = student(**batch).loss
+    half = student(**batch, num_items_in_batch=torch.tensor(12)).loss
+    assert half.item() == pytest.approx(whole.item() / 2, rel=1e-6)
+
+
+def test_hardness_zero_is_cross_entropy_with_the_right_divisor(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student = models[0].train()
+    StudentHook(0.0, 1.0).attach_(student)
+    output = student(**batch, num_items_in_batch=24)
+    expected = functional.cross_entropy(output.logits, batch["labels"], reduction="sum") / 24
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_ignored_labels_take_no_part(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student, teacher = models
+    StudentHook(0.7, 2.0, teacher).attach_(student.train())
+    short = {name: tensor[:4] for name, tensor in batch.items()}
+    expected = student(**short).loss
+    batch["labels"][4:] = -100
+    assert student(**batch).loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_training_without_labels_or_teacher_is_refused(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student = models[0].train()
+    hook = StudentHook(0.9, 2.0)
+    hook.attach_(student)
+    with pytest.raises(DataError, match="trained without labels"):
+        student(input_ids=batch["input_ids"])
+    with pytest.raises(RecipeError, match="there is no teacher"):
+        student(**batch)
+    with pytest.raises(StructureError, match="already"):
+        hook.attach_(student)
