@@ -31,6 +31,7 @@ struct ProductArgs {
   int32_t tokens;         // live tokens of the tile, 1 .. kTile; a kernel may round up to its lane count
   const uint8_t* x;       // the whole activation tile [K/4][32][4], 64-byte aligned
   int32_t* acc;           // [rows of the block][32], 64-byte aligned
+  bool prefetch = false;  // the weights are probably not in the second-level cache: a kernel may fetch ahead
 };
 
 // acc[r][t] (+)= sum over k in chunk of x[t][k] * w[kRowBlock * row_block + r][k], exact in int32.
