@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,20 @@ class TextClassificationPipeline:
         self.labels = engine.labels
         self._tokenizer = _load_tokenizer(engine)
         self._said_truncated = False
+
+    # A str is a Sequence[str], and 1 an int: mypy takes the first that fits, which is the one meant.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, texts: str, top_k: int | None = 1
+    ) -> list[Answer]: ...
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, texts: Sequence[str], top_k: Literal[1] = 1
+    ) -> list[Answer]: ...
+
+    @overload
+    def __call__(self, texts: Sequence[str], top_k: int | None) -> list[list[Answer]]: ...
 
     def __call__(
         self, texts: str | Sequence[str], top_k: int | None = 1
