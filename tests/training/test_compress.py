@@ -77,6 +77,17 @@ def test_the_dense_model_made_on_the_way_can_be_kept(
     assert result.metrics["fine_tuning_minutes"] >= 0
 
 
+def test_fine_tuning_writes_over_nothing_but_a_model(
+    encoder_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UnsupportedError, match="no model folder"):
+        fine_tune(encoder_folder, tiny_splits, tmp_path, epochs=1, min_steps=0, progress=False)
+    for _ in range(2):
+        fine_tune(encoder_folder, tiny_splits, tmp_path / "dense", epochs=0.1, min_steps=0, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "thesis.txt"]
+
+
 def test_the_same_seed_gives_the_same_checkpoint(
     classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
 ) -> None:

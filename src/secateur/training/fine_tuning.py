@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from transformers import Trainer, set_seed
 
 from secateur.data import Row, Splits
+from secateur.errors import UnsupportedError
 from secateur.tasks.text_classification import score
 from secateur.training.arguments import quiet_transformers, training_arguments
 from secateur.training.encoding import EncodedRows, Padder, encode_rows
@@ -72,6 +74,7 @@ def fine_tune(
         SecateurError: The model or the data cannot be used.
     """
     started = time.monotonic()
+    _check_target(Path(out))
     tokenizer = load_tokenizer(model)
     set_seed(seed)
     network = load_classifier(model, labels=splits.labels)
@@ -95,8 +98,7 @@ def fine_tune(
         )
         show_progress_(trainer, "Fine-tuning" if progress else None)
         trainer.train()
-        network.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        _save(network, tokenizer, Path(out))
     minutes = (time.monotonic() - started) / 60
     metrics: dict[str, Any] = {"epochs": round(epochs, 2), "minutes": round(minutes, 2), "seed": seed}
     metrics |= evaluate(network, tokenizer, splits)
@@ -125,6 +127,24 @@ def evaluate(network: Any, tokenizer: Any, splits: Splits) -> dict[str, Any]:
             apart = _logits(network, tokenizer, texts, splits)
         result[name] = score(splits.labels, logits, rows, apart)
     return result
+
+
+def _check_target(out: Path) -> None:
+    """Raises UnsupportedError where writing would delete something that is no model."""
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "config.json").is_file())):
+        raise UnsupportedError(f"{out} exists and is no model folder; it is left alone: give another place.")
+
+
+def _save(network: Any, tokenizer: Any, out: Path) -> None:
+    """Writes a Hugging Face folder beside `out`, then puts it in its place."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
+        folder = Path(work) / out.name
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if out.exists():
+            os.replace(out, Path(work) / "older")
+        os.replace(folder, out)
 
 
 def max_tokens(network: Any) -> int:

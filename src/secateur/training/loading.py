@@ -31,6 +31,10 @@ def load_tokenizer(folder: str | Path) -> Any:
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedError(f"{folder} has only a slow tokenizer; a tokenizer.json is needed.")
+    if tokenizer.pad_token_id is None:
+        raise UnsupportedError(
+            f"The tokenizer of {folder} has no padding token; set its pad_token and save it."
+        )
     return tokenizer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import tempfile
@@ -115,7 +114,6 @@ def compress(
         if resolved.stage(DistillationStage) is not None:
             train.teacher_logits = _teacher_logits(dense, tokenizer, train, splits, teacher)
         student = dense  # nothing reads the dense weights from here on
-        student.config = copy.deepcopy(student.config)
         _run(student, tokenizer, train, resolved, seed, Path(work) / "run", progress)
 
     metrics["compressed"] = evaluate(student, tokenizer, splits)
