@@ -59,10 +59,14 @@ inline void normalise(const LayerNormArgs& args) {
 
 void layer_norm_avx2(const LayerNormArgs& args) {
   switch ((args.tokens + kLanes - 1) / kLanes) {
-    case 1: return normalise<1>(args);
-    case 2: return normalise<2>(args);
-    case 3: return normalise<3>(args);
-    default: return normalise<4>(args);
+    case 1:
+      return normalise<1>(args);
+    case 2:
+      return normalise<2>(args);
+    case 3:
+      return normalise<3>(args);
+    default:
+      return normalise<4>(args);
   }
 }
 
