@@ -1,0 +1,307 @@
+// secateur_kernel_bench [part of a kernel's name]: times every kernel this CPU can run, on one thread.
+//
+// Weights are bell-shaped, pruned by the size of their blocks and quantized per row, as trained ones are. A time is
+// the best of many rounds with warm caches. "eff" counts all multiplications of the dense matrix, "exec" those of the
+// blocks that are stored; "peak" is exec's share of what the int8 instruction does on registers.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/epilogue/epilogue.h"
+#include "kernels/gemm_u8s8/gemm_u8s8.h"
+#include "kernels/gemv_f32/gemv_f32.h"
+#include "kernels/layer_norm/layer_norm.h"
+#include "kernels/spmm_u8s8/spmm_u8s8.h"
+
+namespace secateur::bench {
+namespace {
+
+constexpr int32_t kTokens[] = {8, 32, 128};
+
+// Seconds of the fastest of many calls.
+template <class F>
+double fastest(F call) {
+  using Clock = std::chrono::steady_clock;
+  double best = 1e9, total = 0;
+  for (int32_t round = 0; total < 0.15 || round < 5; ++round) {
+    const auto start = Clock::now();
+    call();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    best = std::min(best, seconds);
+    total += seconds;
+  }
+  return best;
+}
+
+template <class T>
+AlignedBuffer<T> random_buffer(size_t size, int32_t low, int32_t high, uint32_t seed) {
+  AlignedBuffer<T> buffer(size);
+  std::mt19937 engine(seed);
+  for (size_t i = 0; i < size; ++i)
+    buffer[i] = static_cast<T>(low + static_cast<int32_t>(engine() % static_cast<uint32_t>(high - low + 1)));
+  return buffer;
+}
+
+// GMAC/s of the best int8 instruction on registers; 0 where it is not known how to measure it.
+double register_peak(Isa isa, const char** instruction) {
+  *instruction = "-";
+#if defined(__x86_64__)
+  constexpr int64_t kRounds = 2000000;
+  const auto rate = [&](auto loop, int32_t products) {
+    return static_cast<double>(kRounds) * 8 * products / fastest([&] { loop(kRounds); }) * 1e-9;
+  };
+  if (isa_includes(isa, kAvx512Vnni)) {
+    *instruction = "vpdpbusd zmm";
+    return rate(
+        [](int64_t n) {
+          asm volatile(
+              "1: vpdpbusd %%zmm8, %%zmm8, %%zmm0\n vpdpbusd %%zmm8, %%zmm8, %%zmm1\n"
+              "vpdpbusd %%zmm8, %%zmm8, %%zmm2\n vpdpbusd %%zmm8, %%zmm8, %%zmm3\n"
+              "vpdpbusd %%zmm8, %%zmm8, %%zmm4\n vpdpbusd %%zmm8, %%zmm8, %%zmm5\n"
+              "vpdpbusd %%zmm8, %%zmm8, %%zmm6\n vpdpbusd %%zmm8, %%zmm8, %%zmm7\n"
+              "dec %0\n jnz 1b\n vzeroupper"
+              : "+r"(n)
+              :
+              : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "cc");
+        },
+        64);
+  }
+  if (isa_includes(isa, kAvx2)) {
+    *instruction = "vpmaddubsw ymm";
+    return rate(
+        [](int64_t n) {
+          asm volatile(
+              "1: vpmaddubsw %%ymm8, %%ymm8, %%ymm0\n vpmaddubsw %%ymm8, %%ymm8, %%ymm1\n"
+              "vpmaddubsw %%ymm8, %%ymm8, %%ymm2\n vpmaddubsw %%ymm8, %%ymm8, %%ymm3\n"
+              "vpmaddubsw %%ymm8, %%ymm8, %%ymm4\n vpmaddubsw %%ymm8, %%ymm8, %%ymm5\n"
+              "vpmaddubsw %%ymm8, %%ymm8, %%ymm6\n vpmaddubsw %%ymm8, %%ymm8, %%ymm7\n"
+              "dec %0\n jnz 1b\n vzeroupper"
+              : "+r"(n)
+              :
+              : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "cc");
+        },
+        32);
+  }
+#endif
+  (void)isa;
+  return 0;
+}
+
+struct Weights {
+  std::vector<int32_t> row_start;
+  std::vector<uint16_t> col;
+  std::vector<int8_t> values;
+  BlockMatrix matrix;
+
+  Weights(int32_t rows, int32_t cols, double sparsity) : row_start{0} {
+    const int32_t blocks = cols / kBlock;
+    std::mt19937 engine(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> w(static_cast<size_t>(rows) * cols), size(static_cast<size_t>(rows) * blocks);
+    for (float& v : w) v = normal(engine);
+    for (size_t i = 0; i < w.size(); ++i) size[i / kBlock] += w[i] * w[i];
+    std::vector<float> sorted = size;
+    std::sort(sorted.begin(), sorted.end());
+    const auto pruned = static_cast<size_t>(sparsity * static_cast<double>(sorted.size()));
+    const float threshold = pruned == 0 ? -1.0f : sorted[pruned];
+    for (int32_t n = 0; n < rows; ++n) {
+      const float* row = &w[static_cast<size_t>(n) * cols];
+      float most = 0;
+      for (int32_t k = 0; k < cols; ++k) most = std::max(most, std::fabs(row[k]));
+      for (int32_t b = 0; b < blocks; ++b) {
+        if (size[static_cast<size_t>(n) * blocks + b] < threshold) continue;
+        col.push_back(static_cast<uint16_t>(b));
+        for (int32_t j = 0; j < kBlock; ++j)
+          values.push_back(static_cast<int8_t>(std::nearbyint(row[b * kBlock + j] / most * 127)));
+      }
+      row_start.push_back(static_cast<int32_t>(col.size()));
+    }
+    matrix = {rows, cols, row_start.data(), col.data(), values.data()};
+  }
+};
+
+double time_product(const ProductKernel& kernel, const PackedWeights& packed, int32_t rows, int32_t cols,
+                    int32_t tokens) {
+  const int32_t tiles = (tokens + kTile - 1) / kTile, row_blocks = (rows + kRowBlock - 1) / kRowBlock;
+  const auto x = random_buffer<uint8_t>(static_cast<size_t>(tiles) * kTile * cols, 0, 255, 2);
+  AlignedBuffer<int32_t> acc(static_cast<size_t>(row_blocks) * kRowBlock * kTile);
+  return fastest([&] {
+    for (int32_t tile = 0; tile < tiles; ++tile)
+      for (int32_t chunk = 0; chunk < packed.num_chunks; ++chunk)
+        for (int32_t block = 0; block < row_blocks; ++block)
+          kernel.run({packed.data.data(), chunk, block, std::min(tokens - tile * kTile, kTile),
+                      x.data() + static_cast<size_t>(tile) * kTile * cols,
+                      acc.data() + (packed.num_chunks == 1 ? 0 : static_cast<size_t>(block) * kRowBlock * kTile)});
+  });
+}
+
+void bench_product(const ProductKernel& kernel, bool sparse) {
+  const char* instruction;
+  const double peak = register_peak(kernel.isa, &instruction);
+  std::printf("\n%s (peak %.0f GMAC/s, %s)\n", kernel.name, peak, instruction);
+  std::printf("%5s %5s %8s %4s %10s %8s %8s %6s\n", "N", "K", "sparsity", "M", "us", "eff", "exec", "peak");
+  constexpr int32_t kShapes[][2] = {{384, 384}, {1536, 384}, {384, 1536}, {768, 768}, {3072, 768}, {768, 3072}};
+  for (const auto& [rows, cols] : kShapes)
+    for (const double sparsity : {0.8, 0.9, 0.0}) {
+      if ((sparsity > 0) != sparse) continue;
+      const Weights weights(rows, cols, sparsity);
+      const PackedWeights packed = kernel.pack(weights.matrix);
+      for (const int32_t tokens : kTokens) {
+        const double seconds = time_product(kernel, packed, rows, cols, tokens);
+        const double dense = static_cast<double>(rows) * cols * tokens / seconds * 1e-9;
+        const double executed = static_cast<double>(weights.values.size()) * tokens / seconds * 1e-9;
+        std::printf("%5d %5d %8.2f %4d %10.2f %8.0f %8.0f %5.0f%%\n", rows, cols, sparsity, tokens, seconds * 1e6,
+                    dense, executed, peak > 0 ? 100 * executed / peak : 0.0);
+      }
+    }
+}
+
+// One line a function: microseconds for each number of tokens, at one width.
+template <class Call>
+void print_times(const char* name, int32_t width, Call call) {
+  std::printf("%-32s %5d", name, width);
+  for (const int32_t tokens : kTokens) std::printf(" %10.2f", fastest([&] { call(tokens); }) * 1e6);
+  std::printf("\n");
+}
+
+void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
+  const auto acc = random_buffer<int32_t>(kRowBlock * kTile, -40000, 40000, 3);
+  const std::vector<float> scale(width, 1e-4f), bias(width, 0.1f);
+  const size_t size = static_cast<size_t>(width) * kTokens[2];
+  AlignedBuffer<uint8_t> out(size);
+  AlignedBuffer<int8_t> value(size);
+  AlignedBuffer<float> residual(size);
+  const auto run = [&](const char* part, EpilogueFn function) {
+    print_times((std::string(kernels.name) + "_" + part).c_str(), width, [&](int32_t tokens) {
+      for (int32_t t = 0; t < tokens; t += kTile)
+        for (int32_t row = 0; row < width; row += kRowBlock) {
+          const size_t tile = static_cast<size_t>(t) * width;
+          function({acc.data(), scale.data(), bias.data(), row, std::min(kRowBlock, width - row),
+                    std::min(tokens - t, kTile), 40.0f, 128, out.data() + tile, value.data() + t, kTokens[2],
+                    residual.data() + tile, kGeluErf});
+        }
+    });
+  };
+  run("u8", kernels.u8);
+  run("s8", kernels.s8);
+  run("value", kernels.value);
+  run("gelu", kernels.gelu);
+  run("relu", kernels.relu);
+  run("add", kernels.add);
+}
+
+void bench_attention(const AttentionKernel& kernel, int32_t heads, int32_t head_dim) {
+  const int32_t width = heads * head_dim;
+  const size_t size = static_cast<size_t>(width) * kTokens[2];
+  const auto query = random_buffer<uint8_t>(size, 0, 255, 4);
+  const auto key = random_buffer<int8_t>(size, -127, 127, 5), value = random_buffer<int8_t>(size, -127, 127, 6);
+  AlignedBuffer<uint8_t> out(size), scratch(attention_scratch_bytes(kTokens[2], head_dim));
+  print_times(kernel.name, width, [&](int32_t tokens) {
+    const int64_t tile = static_cast<int64_t>(width) * kTile;
+    for (int32_t head = 0; head < heads; ++head) {
+      const size_t channel = static_cast<size_t>(head) * head_dim;
+      kernel.run({query.data() + channel * kTile, key.data() + channel * kTile, value.data() + channel * kTokens[2],
+                  out.data() + channel * kTile, tile, tile, kTokens[2], tile, head_dim, 0, tokens, 0, tokens, 128,
+                  1e-5f, 0.02f, 40.0f, 128, scratch.data()});
+    }
+  });
+}
+
+void bench_layer_norm(const LayerNormKernel& kernel, int32_t width) {
+  AlignedBuffer<float> h(static_cast<size_t>(width) * kTokens[2]);
+  for (size_t i = 0; i < h.size(); ++i) h[i] = static_cast<float>(i % 17) - 8.0f;
+  const std::vector<float> gamma(width, 1.0f), beta(width, 0.1f);
+  AlignedBuffer<uint8_t> out(h.size());
+  print_times(kernel.name, width, [&](int32_t tokens) {
+    for (int32_t t = 0; t < tokens; t += kTile) {
+      const size_t tile = static_cast<size_t>(t) * width;
+      kernel.run({h.data() + tile, width, std::min(tokens - t, kTile), gamma.data(), beta.data(), 1e-12f, 40.0f, 128,
+                  out.data() + tile});
+    }
+  });
+}
+
+void bench_embedding(const EmbeddingKernel& kernel, int32_t width) {
+  constexpr int32_t kRows = 4096;
+  const auto rows = random_buffer<int8_t>(static_cast<size_t>(kRows) * width, -127, 127, 7);
+  const std::vector<float> scale(kRows, 0.01f);
+  const EmbeddingTable table{rows.data(), scale.data()};
+  const auto ids = random_buffer<int32_t>(kTokens[2], 0, kRows - 1, 8);
+  const AlignedBuffer<int32_t> zeros(kTokens[2]);
+  AlignedBuffer<float> h(static_cast<size_t>(width) * kTokens[2]);
+  print_times(kernel.name, width, [&](int32_t tokens) {
+    for (int32_t t = 0; t < tokens; t += kTile)
+      kernel.run({table, table, table, ids.data() + t, zeros.data(), ids.data(), width, std::min(tokens - t, kTile),
+                  h.data() + static_cast<size_t>(t) * width});
+  });
+}
+
+void bench_gemv(const GemvKernel& kernel, int32_t width) {
+  AlignedBuffer<float> w(static_cast<size_t>(width) * width), x(width), y(width);
+  const double seconds = fastest([&] { kernel.run({x.data(), w.data(), x.data(), y.data(), width, width}); });
+  std::printf("%-32s %5d %10.2f (one row of input)\n", kernel.name, width, seconds * 1e6);
+}
+
+#define KERNEL(isa, name, pack) {#name, isa, pack, name},
+constexpr ProductKernel kSparse[] = {
+#include "kernels/spmm_u8s8/kernels.inc"
+};
+constexpr ProductKernel kDense[] = {
+#include "kernels/gemm_u8s8/kernels.inc"
+};
+#undef KERNEL
+#define KERNEL(isa, name) {#name, isa, name##_u8, name##_s8, name##_value, name##_gelu, name##_relu, name##_add},
+constexpr EpilogueKernels kEpilogue[] = {
+#include "kernels/epilogue/kernels.inc"
+};
+#undef KERNEL
+#define KERNEL(isa, name) {#name, isa, name},
+constexpr AttentionKernel kAttention[] = {
+#include "kernels/attention/kernels.inc"
+};
+constexpr LayerNormKernel kLayerNorm[] = {
+#include "kernels/layer_norm/kernels.inc"
+};
+constexpr EmbeddingKernel kEmbedding[] = {
+#include "kernels/embedding/kernels.inc"
+};
+constexpr GemvKernel kGemv[] = {
+#include "kernels/gemv_f32/kernels.inc"
+};
+#undef KERNEL
+
+int run(const std::string& part) {
+  const std::vector<Isa> isas = available_isas();
+  const auto for_each = [&](const auto& kernels, auto bench) {
+    for (const auto& kernel : kernels) {
+      const bool wanted = std::string(kernel.name).find(part) != std::string::npos;
+      // The reference is not there to be fast: timed only when asked for.
+      if (wanted && isa_includes(isas.front(), kernel.isa) && (kernel.isa != kReference || !part.empty()))
+        bench(kernel);
+    }
+  };
+  std::printf("%s\n", cpu_brand().c_str());
+  for_each(kSparse, [](const ProductKernel& kernel) { bench_product(kernel, true); });
+  for_each(kDense, [](const ProductKernel& kernel) { bench_product(kernel, false); });
+  std::printf("\n%-32s %5s %10s %10s %10s\n", "us", "width", "M = 8", "M = 32", "M = 128");
+  for (const int32_t width : {384, 768}) {
+    for_each(kEpilogue, [&](const EpilogueKernels& kernels) { bench_epilogue(kernels, width); });
+    for_each(kAttention, [&](const AttentionKernel& kernel) { bench_attention(kernel, 12, width / 12); });
+    for_each(kLayerNorm, [&](const LayerNormKernel& kernel) { bench_layer_norm(kernel, width); });
+    for_each(kEmbedding, [&](const EmbeddingKernel& kernel) { bench_embedding(kernel, width); });
+    for_each(kGemv, [&](const GemvKernel& kernel) { bench_gemv(kernel, width); });
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace secateur::bench
+
+int main(int argc, char** argv) { return secateur::bench::run(argc > 1 ? argv[1] : ""); }
