@@ -4,6 +4,11 @@ Integers are carried *centred*, as q - zero_point, in a floating type that holds
 bfloat16 under autocast: magnitudes reach 255). Products of centred integers are then the engine's int32
 products, and a scale is multiplied in once, after the sum. A centred tensor stands for `scale * tensor`; its
 gradient is kept in real units, that is, with respect to that product.
+
+Source:
+    Straight-through estimator: Bengio et al., "Estimating or Propagating Gradients Through Stochastic
+    Neurons" (arXiv 1308.3432), section 4; 0 where the value left its range. Weights never leave it, because
+    their scale is taken from their largest value.
 """
 
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False

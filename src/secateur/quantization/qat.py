@@ -42,6 +42,13 @@ def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enab
     Raises:
         StructureError: If the model has quantizers already, or its modules are not where they should be.
         UnsupportedError: If the family is not supported.
+
+    Source:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+        Inference" (arXiv 1712.05877), section 3: S is our `scale`, Z our `zero_point`; ranges by moving
+        averages as in 3.1. We differ in three places: weights have a scale per row and never -128, the
+        attention products are quantized too, and no delay freezes the quantization of activations (a recipe
+        switches everything on at once).
     """
     scheme = scheme or QuantScheme()
     if is_quantized(model):
