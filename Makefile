@@ -1,6 +1,6 @@
 # make demo   install, build, compress a real model, print the table (MODEL=FOLDER takes your own)
 # make test   what every change must pass: lint, types, build, tests
-# make check  the long ones; each also alone by name
+# make check  the long ones, each also alone: check-long check-avx512 check-address check-threads check-package
 # make bench  the figures in benchmarks/results/
 #
 # PYTHON=python3.12 make test   picks the interpreter of a new .venv
@@ -22,10 +22,12 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install build demo test lint types pytest check check-long check-package bench clean tools
+comma := ,
+.PHONY: help install build demo test lint types pytest check check-long check-avx512 check-address \
+        check-threads check-package bench clean tools
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 # --- environment -------------------------------------------------------------------------------------------
 
@@ -50,6 +52,20 @@ $(VENV)/.built: $(ENGINE_SOURCES) $(VENV)/.installed
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+# engine_tools NAME OPTIONS: builds the C++ tests without Python in build/NAME.
+define engine_tools
+	@mkdir -p build
+	@echo "building the C++ tests in build/$(1)"
+	@{ $(BIN)/cmake -S . -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	     -DSECATEUR_PYTHON=OFF -DSECATEUR_TOOLS=ON $(2) && $(BIN)/cmake --build build/$(1); } \
+	  >build/$(1).log 2>&1 || { cat build/$(1).log >&2; exit 1; }
+endef
+
+# Every kernel that this CPU runs against its reference; tests/engine/test_kernels.py runs it.
+build/kernels/.built: $(ENGINE_SOURCES) $(VENV)/.installed
+	$(call engine_tools,kernels)
+	@touch $@
+
 install: $(VENV)/.installed
 build: $(VENV)/.built
 
@@ -58,8 +74,12 @@ build: $(VENV)/.built
 demo: build
 	@HF_HUB_OFFLINE=1 $(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)")
 
+# Accuracy takes the data sets' folder from SECATEUR_DATA, and most of an hour.
+SECATEUR_DATA ?= ../shared/data
 bench: build
-	$(BIN)/python benchmarks/minilm_latency.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/accuracy.py --data "$(SECATEUR_DATA)/clinc150"
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/minilm_latency.py --checkpoint models/clinc150/compressed --dense models/clinc150/dense
+	$(BIN)/python benchmarks/readme_table.py
 
 # --- what every change must pass ---------------------------------------------------------------------------
 
@@ -74,15 +94,29 @@ lint: install
 types: build
 	$(BIN)/mypy
 
-pytest: build
+pytest: build build/kernels/.built
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # --- the long ones -----------------------------------------------------------------------------------------
 
-check: test check-long check-package
+check: test check-long check-avx512 check-address check-threads check-package
 
 check-long: build
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m long
+
+# The AVX-512 kernels on a CPU without AVX-512, through SIMDe's headers (Debian and Ubuntu: libsimde-dev).
+check-avx512: install
+	$(call engine_tools,avx512,-DSECATEUR_EMULATE_AVX512=ON)
+	SECATEUR_KERNEL_TEST=build/avx512/secateur_kernel_test $(BIN)/python -m pytest tests/engine/test_kernels.py
+
+check-address: install
+	$(call engine_tools,address,-DSECATEUR_SANITIZE=address$(comma)undefined)
+	build/address/secateur_kernel_test
+	build/address/secateur_plan_stress
+
+check-threads: install
+	$(call engine_tools,threads,-DSECATEUR_SANITIZE=thread)
+	build/threads/secateur_plan_stress
 
 # A wheel in a bare environment: the base install imports no torch and stays small.
 check-package: install
