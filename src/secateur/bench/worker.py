@@ -7,6 +7,7 @@ its turn. The parent holds a `Worker` and speaks JSON, one object a line, with t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -106,8 +107,9 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
@@ -123,11 +125,9 @@ class Worker:
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the reply says why
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the reply below says why
         return self._reply()
 
     def _reply(self) -> dict[str, Any]:
@@ -177,6 +177,8 @@ def serve(backend: str, folder: str, requests: TextIO, replies: TextIO) -> None:
                 say(asdict(turn))
             elif request["do"] == "logits":
                 say({"logits": candidate.logits(request["input_ids"], request["threads"]).tolist()})
+            elif request["do"] != "facts":
+                raise ValueError(f"unknown request {request['do']!r}")
             else:
                 say({"peak_memory_mb": resident_memory_mb(peak=True), "torch": "torch" in sys.modules})
     except Exception as error:
