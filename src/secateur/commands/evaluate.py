@@ -87,7 +87,7 @@ def _pytorch_logits(
         import torch
 
         from secateur.hf import load_compressed
-        from secateur.training.encoding import EncodedRows
+        from secateur.training.encoding import encode_rows
         from secateur.training.evaluation import predict_logits
         from secateur.training.loading import labels_of, load_classifier, load_tokenizer
     except ModuleNotFoundError as error:
@@ -98,12 +98,11 @@ def _pytorch_logits(
         torch.set_num_threads(threads)
     network: Any = load_compressed(model) if _is_compressed(model) else load_classifier(model)
     tokenizer = load_tokenizer(model)
-    input_ids = tokenizer(
-        texts, truncation=True, max_length=network.config.max_position_embeddings, padding=False
-    )["input_ids"]
-    rows = EncodedRows(input_ids, [0] * len(texts))
-    logits = predict_logits(network, rows, pad_token_id=tokenizer.pad_token_id)
-    return labels_of(network.config), logits.numpy()
+    labels = labels_of(network.config)
+    rows = [Row(text, labels[0]) for text in texts]  # the labels are compared afterwards
+    encoded = encode_rows(tokenizer, rows, labels, network.config.max_position_embeddings)
+    logits = predict_logits(network, encoded, pad_token_id=tokenizer.pad_token_id)
+    return labels, logits.numpy()
 
 
 def _is_compressed(model: Path) -> bool:
