@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.distillation import StudentHook, distillation_loss
+from secateur.distillation import StudentHook, distillation_loss, hidden_state_loss
 from secateur.errors import DataError, RecipeError, StructureError
 
 
@@ -150,3 +150,51 @@ def test_training_without_labels_or_teacher_is_refused(
         student(**batch)
     with pytest.raises(StructureError, match="already"):
         hook.attach_(student)
+
+
+def test_the_hidden_state_loss_is_a_mean_over_each_rows_own_tokens() -> None:
+    torch.manual_seed(0)
+    student = [torch.randn(2, 3, 4) for _ in range(2)]
+    teacher = [torch.randn(2, 3, 4) for _ in range(2)]
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    expected = 0.0
+    for a, b in zip(student, teacher, strict=True):
+        expected += ((a[0] - b[0]) ** 2).mean().item() + ((a[1, 0] - b[1, 0]) ** 2).mean().item()
+    assert hidden_state_loss(student, teacher, mask).item() == pytest.approx(expected / 2, rel=1e-5)
+    assert hidden_state_loss(student, teacher, mask, 8).item() == pytest.approx(expected / 8, rel=1e-5)
+    whole = hidden_state_loss(student, teacher, torch.ones_like(mask))
+    assert hidden_state_loss(student, teacher, None).item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_hidden_states_of_every_layer_take_part(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student, teacher = models
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    with torch.no_grad():
+        states = [
+            model.eval()(**inputs, output_hidden_states=True).hidden_states[1:]
+            for model in (student, teacher)
+        ]
+    plain = StudentHook(1.0, 2.0, teacher)
+    plain.attach_(student.train())
+    without = student(**batch).loss
+    plain.detach_()
+    hook = StudentHook(1.0, 2.0, teacher, hidden=3.0)
+    hook.attach_(student)
+    student.eval()(**batch)  # an evaluation in between leaves nothing behind
+    expected = without + 3.0 * hidden_state_loss(*states, batch["attention_mask"])
+    assert student.train()(**batch).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    student(**batch).loss.backward()
+    assert student.bert.encoder.layer[0].intermediate.dense.weight.grad is not None
+
+
+def test_hidden_states_need_a_teacher_of_the_same_shape(models: list[BertForSequenceClassification]) -> None:
+    with pytest.raises(RecipeError, match="give CompressionCallback a teacher"):
+        StudentHook(1.0, 2.0, hidden=1.0).attach_(models[0])
+    config = BertConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    with pytest.raises(RecipeError, match="1 layers of width 16, the teacher 2 of width 16"):
+        StudentHook(1.0, 2.0, BertForSequenceClassification(config), hidden=1.0).attach_(models[0])

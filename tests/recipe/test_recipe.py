@@ -74,6 +74,11 @@ def test_a_file_is_read_and_numbers_without_a_point_are_numbers(tmp_path: Path) 
             "type: pruning, sparsity: 0.5, start_epoch: 0, end_epoch: 1",
             "several stages of the type pruning",
         ),
+        (
+            "stages:",
+            "stages:\n  - {type: distillation, hardness: 0.9, augmentation: 0.5}",
+            "stages[0]: augmentation needs hardness 1",
+        ),
         ("1e-4", "fast", "training.learning_rate: input should be a valid number"),
     ],
 )

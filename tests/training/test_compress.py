@@ -120,6 +120,26 @@ def test_labels_keep_the_order_of_the_models_head(
     assert read_checkpoint(folder).labels == ["weather", "travel", "music"]
 
 
+def test_hidden_states_and_altered_rows_need_a_teacher_of_the_same_kind(
+    encoder_folder: Path, classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    values = recipe().model_dump() | {
+        "stages": [
+            {"type": "distillation", "hardness": 1.0, "hidden": 1.0, "augmentation": 0.5},
+            {"type": "pruning", "sparsity": 0.5, "start_epoch": 0, "end_epoch": 0.5},
+            {"type": "quantization", "start_epoch": 0.5, "freeze_epoch": 0.9},
+        ]
+    }
+    rich = Recipe.model_validate(values)
+    result = compress(classifier_folder, tiny_splits, rich, tmp_path / "out", progress=False)
+    assert result.metrics["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    other = fine_tune(
+        encoder_folder, tiny_splits, tmp_path / "other", epochs=0.1, min_steps=0, progress=False
+    ).folder
+    with pytest.raises(DataError, match="labels in another order"):
+        compress(classifier_folder, tiny_splits, rich, tmp_path / "out", teacher=other, progress=False)
+
+
 def test_labels_that_differ_are_refused_in_one_sentence(
     classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
 ) -> None:

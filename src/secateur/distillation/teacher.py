@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.distillation.losses import distillation_loss
+from secateur.distillation.losses import distillation_loss, hidden_state_loss
 from secateur.errors import DataError, RecipeError, StructureError
+from secateur.modeling.structure import find_blocks
 
 __all__ = ["TEACHER_LOGITS", "StudentHook"]
 
@@ -29,14 +30,21 @@ class StudentHook:
         hardness: Weight of the teacher, 0-1; 0 needs no teacher and only sets the divisor right.
         temperature: See `distillation_loss`.
         teacher: The dense model; None where every batch brings `teacher_logits` (B, L), computed before.
+        hidden: Weight of the distance between the hidden states after every layer; above 0 needs a teacher
+            with as many layers of the same width.
     """
 
-    def __init__(self, hardness: float, temperature: float, teacher: nn.Module | None = None) -> None:
+    def __init__(
+        self, hardness: float, temperature: float, teacher: nn.Module | None = None, hidden: float = 0.0
+    ) -> None:
         self.hardness = hardness
         self.temperature = temperature
+        self.hidden = hidden
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self._handles: list[Any] = []
         self._precomputed: Tensor | None = None
+        self._student_states = _States()
+        self._teacher_states = _States()
 
     def attach_(self, student: nn.Module) -> None:
         """Hangs the hook on a student.
@@ -50,6 +58,22 @@ class StudentHook:
             student.register_forward_pre_hook(self._before, with_kwargs=True),
             student.register_forward_hook(self._after, with_kwargs=True),
         ]
+        if self.hidden > 0.0:
+            if self.teacher is None:
+                raise RecipeError(
+                    "The recipe distils hidden states, and columns of logits do not hold them: "
+                    "give CompressionCallback a teacher."
+                )
+            self._handles += self._student_states.attach_(student) + self._teacher_states.attach_(
+                self.teacher
+            )
+            shapes = self._student_states.shape, self._teacher_states.shape
+            if shapes[0] != shapes[1]:
+                self.detach_()
+                raise RecipeError(
+                    f"Hidden states are compared layer by layer, but the student has {shapes[0][0]} layers "
+                    f"of width {shapes[0][1]}, the teacher {shapes[1][0]} of width {shapes[1][1]}."
+                )
 
     def detach_(self) -> None:
         """Takes the hook off."""
@@ -59,11 +83,13 @@ class StudentHook:
 
     def _before(self, student: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._precomputed = kwargs.get(TEACHER_LOGITS)
+        self._student_states.clear()
         return args, {name: value for name, value in kwargs.items() if name != TEACHER_LOGITS}
 
     def _after(self, student: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         precomputed, self._precomputed = self._precomputed, None
         if not student.training:
+            self._student_states.clear()
             return output
         labels = kwargs.get("labels")
         if labels is None:
@@ -91,14 +117,19 @@ class StudentHook:
         if self.hardness == 0.0:
             output.loss = labels_loss
             return output
+        self._teacher_states.clear()
         teacher_logits = self._teacher_logits(args, kwargs, precomputed).reshape(-1, logits.shape[-1])
         output.loss = distillation_loss(
             logits[kept], teacher_logits[kept], labels_loss, self.hardness, self.temperature, count
         )
+        if self.hidden > 0.0:
+            output.loss = output.loss + self.hidden * hidden_state_loss(
+                self._student_states.take(), self._teacher_states.take(), kwargs.get("attention_mask"), count
+            )
         return output
 
     def _teacher_logits(self, args: Any, kwargs: dict[str, Any], precomputed: Tensor | None) -> Tensor:
-        if precomputed is not None:
+        if precomputed is not None and self.hidden == 0.0:
             return precomputed
         if self.teacher is None:
             raise RecipeError(
@@ -111,3 +142,26 @@ class StudentHook:
         with torch.no_grad():
             logits: Tensor = self.teacher(*args, **inputs).logits
         return logits
+
+
+class _States:
+    """Catches the hidden states that leave a model's encoder layers in one forward pass."""
+
+    def __init__(self) -> None:
+        self._states: list[Tensor] = []
+        self.shape = (0, 0)  # layers, width
+
+    def attach_(self, model: nn.Module) -> list[Any]:
+        blocks = find_blocks(model)
+        self.shape = (len(blocks), blocks[0].hidden_size)
+        return [block.ffn_norm.register_forward_hook(self._catch) for block in blocks]
+
+    def take(self) -> list[Tensor]:
+        states, self._states = self._states, []
+        return states
+
+    def clear(self) -> None:
+        self._states = []
+
+    def _catch(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._states.append(output)

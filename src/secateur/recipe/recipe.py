@@ -106,11 +106,24 @@ class DistillationStage(_Record):
         type: `distillation`.
         hardness: Weight of the teacher against the labels, 0-1.
         temperature: Softens both distributions.
+        hidden: Weight of the distance between the hidden states of student and teacher after every layer.
+        augmentation: Fraction of the rows that `compress` shows altered, with spans of other rows and random
+            words in them; only the teacher can say what such a text means, so `hardness` must be 1.
     """
 
     type: Literal["distillation"]
     hardness: _Fraction = 1.0
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    hidden: Annotated[float, Field(ge=0.0)] = 0.0
+    augmentation: _Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _labelled(self) -> DistillationStage:
+        if self.augmentation > 0.0 and self.hardness < 1.0:
+            raise ValueError(
+                f"augmentation needs hardness 1, because altered texts have no label; it is {self.hardness:g}"
+            )
+        return self
 
 
 class QuantizationStage(_Record):

@@ -65,7 +65,9 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         if distillation is None:
             self._hook = StudentHook(0.0, 1.0)
         else:
-            self._hook = StudentHook(distillation.hardness, distillation.temperature, teacher)
+            self._hook = StudentHook(
+                distillation.hardness, distillation.temperature, teacher, distillation.hidden
+            )
         self._teacher = teacher
         self._model: Any = None
         self._steps = _Steps()

@@ -16,12 +16,13 @@ from transformers import Trainer, set_seed
 
 from secateur.checkpoint import check_target
 from secateur.data import Splits, load_splits
-from secateur.errors import UnsupportedError
+from secateur.errors import DataError, UnsupportedError
 from secateur.export.checkpoint import export_checkpoint
 from secateur.modeling.structure import find_projections
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
 from secateur.training.arguments import quiet_transformers, training_arguments
+from secateur.training.augmentation import AugmentingPadder
 from secateur.training.callback import CompressionCallback
 from secateur.training.encoding import EncodedRows, Padder, encode_rows
 from secateur.training.evaluation import predict_logits
@@ -111,10 +112,14 @@ def compress(
 
         resolved = resolved.stretched(len(splits.train))
         train = encode_rows(tokenizer, splits.train, splits.labels, max_tokens(dense))
-        if resolved.stage(DistillationStage) is not None:
+        distillation = resolved.stage(DistillationStage)
+        live: Any = None
+        if distillation is not None and (distillation.hidden > 0.0 or distillation.augmentation > 0.0):
+            live = _live_teacher(folder if teacher is None else Path(teacher), dense, tokenizer)
+        elif distillation is not None:
             train.teacher_logits = _teacher_logits(dense, tokenizer, train, splits, teacher)
-        student = dense  # nothing reads the dense weights from here on
-        _run(student, tokenizer, train, resolved, seed, Path(work) / "run", progress)
+        student = dense  # nothing else reads the dense weights from here on
+        _run(student, live, tokenizer, train, resolved, seed, Path(work) / "run", progress)
 
     metrics["compressed"] = evaluate(student, tokenizer, splits)
     metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
@@ -124,10 +129,23 @@ def compress(
 
 
 def _run(
-    student: Any, tokenizer: Any, train: EncodedRows, recipe: Recipe, seed: int, work: Path, progress: bool
+    student: Any,
+    teacher: Any,
+    tokenizer: Any,
+    train: EncodedRows,
+    recipe: Recipe,
+    seed: int,
+    work: Path,
+    progress: bool,
 ) -> None:
     """Trains the student by the recipe, in place."""
     settings = recipe.training
+    distillation = recipe.stage(DistillationStage)
+    padder = Padder(tokenizer.pad_token_id)
+    if distillation is not None and distillation.augmentation > 0.0:
+        padder = AugmentingPadder(
+            tokenizer.pad_token_id, train, tokenizer.all_special_ids, distillation.augmentation, seed
+        )
     set_seed(seed)
     with quiet_transformers():
         arguments = training_arguments(
@@ -143,12 +161,24 @@ def _run(
         trainer = Trainer(
             model=student,
             args=arguments,
-            data_collator=Padder(tokenizer.pad_token_id),
+            data_collator=padder,
             train_dataset=train,
-            callbacks=[CompressionCallback(recipe)],
+            callbacks=[CompressionCallback(recipe, teacher)],
         )
         show_progress_(trainer, "Compressing" if progress else None)
         trainer.train()
+
+
+def _live_teacher(folder: Path, student: Any, tokenizer: Any) -> Any:
+    """Loads a teacher that hears the student's batches; vocabulary and order of labels must agree."""
+    network = load_classifier(folder)
+    if labels_of(network.config) != labels_of(student.config):
+        raise DataError(
+            f"The teacher {folder} has its labels in another order than the model: fine-tune it alike."
+        )
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise DataError(f"The teacher {folder} has another vocabulary than the model: give one of its kind.")
+    return network
 
 
 def _teacher_logits(
