@@ -158,8 +158,8 @@ void LinearStep::run(Call& call, const Worker& worker) const {
   for (const LinearPart& part : parts_) blocks_a_tile += part.row_blocks();
 
   // Units are (tile, part, row block) in that order: a worker keeps the tile's input in its first cache.
-  const int64_t end = worker.end(rows.tiles * blocks_a_tile);
-  for (int64_t unit = worker.begin(rows.tiles * blocks_a_tile); unit < end;) {
+  const int64_t begin = worker.begin(rows.tiles * blocks_a_tile), end = worker.end(rows.tiles * blocks_a_tile);
+  for (int64_t unit = begin; unit < end;) {
     const auto tile = static_cast<int32_t>(unit / blocks_a_tile);
     int64_t block = unit % blocks_a_tile;
     const int32_t tokens = rows.tile_tokens(tile);
@@ -172,6 +172,7 @@ void LinearStep::run(Call& call, const Worker& worker) const {
       const auto last = static_cast<int32_t>(std::min<int64_t>(part.row_blocks(), block + (end - unit)));
       ProductArgs product{
           part.weights.data.data(), 0, 0, tokens, input.data() + static_cast<ptrdiff_t>(tile) * kTile * part.k, acc};
+      product.prefetch = unit - begin < blocks_a_tile;  // the worker meets these weights for the first time
       EpilogueArgs epilogue{};
       epilogue.scale = part.scale.data();
       epilogue.bias = part.bias.data();
