@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import RecipeError
-from secateur.recipe import BUILTIN_RECIPES, PruningStage, QuantizationStage, Recipe, load_recipe
+from secateur.recipe import (
+    BUILTIN_RECIPES,
+    DistillationStage,
+    PruningStage,
+    QuantizationStage,
+    Recipe,
+    load_recipe,
+)
 
 TEXT = """
 name: mine
@@ -125,3 +132,20 @@ def test_a_short_run_is_stretched_as_a_whole() -> None:
     assert longer.stage(PruningStage).end_epoch == 4
     assert longer.stage(QuantizationStage).freeze_epoch == 7
     assert longer.stretched(95) == longer
+
+
+def test_small_data_change_the_stretched_recipe_only() -> None:
+    text = TEXT.replace("epochs: 4", "epochs: 4, batch_size: 10, min_steps: 80").replace(
+        "stages:",
+        "small_data: {learning_rate: 1e-3, hidden: 5, augmentation: 0.7, method: lamp}\n"
+        "stages:\n  - {type: distillation, temperature: 3}",
+    )
+    recipe = Recipe.from_yaml(text)
+    assert recipe.stretched(1000) is recipe
+    small = recipe.stretched(95)
+    assert small.small_data is None
+    assert small.training.learning_rate == 1e-3
+    distillation = small.stage(DistillationStage)
+    assert (distillation.hidden, distillation.augmentation, distillation.temperature) == (5, 0.7, 3)
+    assert small.stage(PruningStage).method == "lamp"
+    assert "(did you mean 'hidden'?)" in refused(text.replace("hidden: 5", "hiden: 5"))

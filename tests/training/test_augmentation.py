@@ -13,7 +13,7 @@ def rows() -> EncodedRows:
 
 
 def padder(train: EncodedRows, fraction: float, seed: int = 0) -> AugmentingPadder:
-    return AugmentingPadder(0, train, tiny_tokenizer().all_special_ids, fraction, seed)
+    return AugmentingPadder(0, train, range(4, 27), tiny_tokenizer().all_special_ids, fraction, seed)
 
 
 def test_altered_rows_keep_their_frame() -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "PruningStage",
     "QuantizationStage",
     "Recipe",
+    "SmallData",
     "Stage",
     "TrainingSettings",
     "load_recipe",
@@ -77,7 +78,7 @@ class PruningStage(_Record):
     """
 
     type: Literal["pruning"]
-    method: Literal["magnitude"] = "magnitude"
+    method: Literal["magnitude", "lamp"] = "magnitude"
     pattern: Literal["unstructured", "block4"] = "block4"
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)]
     initial_sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -153,6 +154,25 @@ class QuantizationStage(_Record):
 Stage = Annotated[PruningStage | DistillationStage | QuantizationStage, Field(discriminator="type")]
 
 
+class SmallData(_Record):
+    """What changes where the data are so few that the run is stretched to `min_steps`.
+
+    Every row is then seen so often that a student learns the rows by heart and loses what else its teacher
+    knows; hidden states and altered rows hold against that, and cost a teacher forward a step.
+
+    Attributes:
+        method: Replaces that of the pruning stage.
+        learning_rate: Replaces that of the run.
+        hidden: Replaces that of the distillation stage.
+        augmentation: Replaces that of the distillation stage.
+    """
+
+    method: Literal["magnitude", "lamp"] | None = None
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    hidden: Annotated[float, Field(ge=0.0)] | None = None
+    augmentation: _Fraction | None = None
+
+
 class Recipe(_Record):
     """What is done to a model and when.
 
@@ -161,12 +181,14 @@ class Recipe(_Record):
         description: One sentence.
         training: The run.
         stages: What happens in it; at most one of each type.
+        small_data: What changes for a few rows; None changes nothing but the length.
     """
 
     name: Annotated[str, Field(min_length=1)]
     description: str = ""
     training: TrainingSettings
     stages: tuple[Stage, ...] = ()
+    small_data: SmallData | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -192,7 +214,7 @@ class Recipe(_Record):
         return next((stage for stage in self.stages if isinstance(stage, kind)), None)
 
     def stretched(self, rows: int) -> Recipe:
-        """Returns the recipe for a data set of this size, with `min_steps` carried out.
+        """Returns the recipe for a data set of this size, with `min_steps` and `small_data` carried out.
 
         Args:
             rows: Training rows, at least 1.
@@ -202,7 +224,9 @@ class Recipe(_Record):
         if factor <= 1.0:
             return self
         values = self.model_dump()
+        changes = values.pop("small_data") or {}
         for record in (values["training"], *values["stages"]):
+            record |= {key: value for key, value in changes.items() if key in record and value is not None}
             for key in ("epochs", "start_epoch", "end_epoch", "freeze_epoch", "update_every"):
                 if key in record:
                     record[key] = round(record[key] * factor, 4)
@@ -292,6 +316,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
 
 _RECORDS: dict[str, type[_Record]] = {
     "training": TrainingSettings,
+    "small_data": SmallData,
     "pruning": PruningStage,
     "distillation": DistillationStage,
     "quantization": QuantizationStage,
@@ -312,7 +337,7 @@ def _described(problem: dict[str, Any]) -> str:
         return f"{_place(location[:-1])}lacks the key {location[-1]!r}"
     if kind == "union_tag_invalid":
         given = str(problem["ctx"]["tag"])
-        stages = [name for name in _RECORDS if name != "training"]
+        stages = [name for name in _RECORDS if name not in ("training", "small_data")]
         near = get_close_matches(given, stages, 1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known types: {', '.join(stages)}"
         return f"{_place(location)}has the unknown type {given!r} ({hint})"

@@ -1,5 +1,6 @@
 """Masks, schedules and pruning methods."""
 
+from secateur.sparsity.lamp import LampPruner
 from secateur.sparsity.magnitude import MagnitudePruner
 from secateur.sparsity.mask import MaskParametrization, Pattern, attach_mask_, find_mask, sparsity_of
 from secateur.sparsity.pruner import Pruner
@@ -7,6 +8,7 @@ from secateur.sparsity.schedule import cubic_sparsity, linear_sparsity, schedule
 
 __all__ = [
     "PRUNERS",
+    "LampPruner",
     "MagnitudePruner",
     "MaskParametrization",
     "Pattern",
@@ -19,4 +21,4 @@ __all__ = [
     "sparsity_of",
 ]
 
-PRUNERS: dict[str, type[Pruner]] = {"magnitude": MagnitudePruner}
+PRUNERS: dict[str, type[Pruner]] = {"lamp": LampPruner, "magnitude": MagnitudePruner}

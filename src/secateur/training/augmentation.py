@@ -12,7 +12,7 @@ from secateur.training.encoding import EncodedRows, Padder
 
 __all__ = ["AugmentingPadder"]
 
-_REPLACED = 0.1  # of the tokens of an altered row
+_MOST_REPLACED = 0.5  # of the tokens of an altered row
 
 
 class AugmentingPadder(Padder):
@@ -20,7 +20,9 @@ class AugmentingPadder(Padder):
 
     Args:
         pad_token_id: The id to pad with.
-        rows: Where spans and tokens are drawn from; frequent tokens come more often.
+        rows: Where spans and half of the tokens are drawn from; frequent tokens come more often.
+        words: Tokens from which the other half is drawn, evenly: words that the rows may not have, so that the
+            student keeps what the teacher knows of them.
         special_ids: Tokens that stay where they are.
         fraction: How many rows are altered, 0-1.
         seed: Seeds the draws.
@@ -31,7 +33,13 @@ class AugmentingPadder(Padder):
     """
 
     def __init__(
-        self, pad_token_id: int, rows: EncodedRows, special_ids: Sequence[int], fraction: float, seed: int
+        self,
+        pad_token_id: int,
+        rows: EncodedRows,
+        words: Sequence[int],
+        special_ids: Sequence[int],
+        fraction: float,
+        seed: int,
     ) -> None:
         super().__init__(pad_token_id)
         special = set(special_ids)
@@ -39,6 +47,7 @@ class AugmentingPadder(Padder):
         self._texts = [[token for token in ids if token not in special] for ids in rows.input_ids]
         self._texts = [text for text in self._texts if text]
         self._tokens = np.array([token for text in self._texts for token in text])
+        self._words = np.array(words) if len(words) else self._tokens
         self._fraction = fraction if self._texts else 0.0
         self._random = np.random.default_rng(seed)
 
@@ -63,6 +72,11 @@ class AugmentingPadder(Padder):
         target = int(self._random.integers(0, len(places) - length + 1))
         source = int(self._random.integers(0, len(other) - length + 1))
         ids[places[target : target + length]] = other[source : source + length]
-        replaced = places[self._random.random(len(places)) < _REPLACED]
-        ids[replaced] = self._random.choice(self._tokens, len(replaced))
+        replaced = places[self._random.random(len(places)) < self._random.uniform(0.0, _MOST_REPLACED)]
+        source_of = self._random.random(len(replaced)) < 0.5
+        ids[replaced] = np.where(
+            source_of,
+            self._random.choice(self._tokens, len(replaced)),
+            self._random.choice(self._words, len(replaced)),
+        )
         return [int(token) for token in ids]

@@ -144,7 +144,12 @@ def _run(
     padder = Padder(tokenizer.pad_token_id)
     if distillation is not None and distillation.augmentation > 0.0:
         padder = AugmentingPadder(
-            tokenizer.pad_token_id, train, tokenizer.all_special_ids, distillation.augmentation, seed
+            tokenizer.pad_token_id,
+            train,
+            sorted(place for token, place in tokenizer.get_vocab().items() if token.isalpha()),
+            tokenizer.all_special_ids,
+            distillation.augmentation,
+            seed,
         )
     set_seed(seed)
     with quiet_transformers():
