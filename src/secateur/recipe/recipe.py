@@ -165,12 +165,14 @@ class SmallData(_Record):
         learning_rate: Replaces that of the run.
         hidden: Replaces that of the distillation stage.
         augmentation: Replaces that of the distillation stage.
+        update_every: Replaces that of the pruning stage.
     """
 
     method: Literal["magnitude", "lamp"] | None = None
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     hidden: Annotated[float, Field(ge=0.0)] | None = None
     augmentation: _Fraction | None = None
+    update_every: Annotated[float, Field(gt=0.0)] | None = None
 
 
 class Recipe(_Record):
