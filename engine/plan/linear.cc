@@ -154,68 +154,57 @@ void LinearStep::run(Call& call, const Worker& worker) const {
                                         : source_ == Source::kContext ? rows.context
                                                                       : rows.inner;
   auto* const acc = reinterpret_cast<int32_t*>(call.scratch[worker.index].data());
-  int64_t blocks_a_tile = 0;
-  for (const LinearPart& part : parts_) blocks_a_tile += part.row_blocks();
+  int64_t blocks = 0;
+  for (const LinearPart& part : parts_) blocks += part.row_blocks();
 
-  // Units are (tile, part, row block) in that order: a worker keeps the tile's input in its first cache.
-  const int64_t begin = worker.begin(rows.tiles * blocks_a_tile), end = worker.end(rows.tiles * blocks_a_tile);
-  for (int64_t unit = begin; unit < end;) {
-    const auto tile = static_cast<int32_t>(unit / blocks_a_tile);
-    int64_t block = unit % blocks_a_tile;
-    const int32_t tokens = rows.tile_tokens(tile);
-    for (const LinearPart& part : parts_) {
-      if (block >= part.row_blocks()) {
-        block -= part.row_blocks();
-        continue;
-      }
-      const auto first = static_cast<int32_t>(block);
-      const auto last = static_cast<int32_t>(std::min<int64_t>(part.row_blocks(), block + (end - unit)));
-      ProductArgs product{
-          part.weights.data.data(), 0, 0, tokens, input.data() + static_cast<ptrdiff_t>(tile) * kTile * part.k, acc};
-      product.prefetch = unit - begin < blocks_a_tile;  // the worker meets these weights for the first time
-      EpilogueArgs epilogue{};
-      epilogue.scale = part.scale.data();
-      epilogue.bias = part.bias.data();
-      epilogue.tokens = tokens;
-      epilogue.inv_scale = part.out.inv_scale;
-      epilogue.zero_point = part.out.zero_point;
-      epilogue.gelu = part.gelu;
-      const ptrdiff_t tile_start = static_cast<ptrdiff_t>(tile) * kTile * part.n;
-      switch (part.sink) {
-        case Sink::kQuery:
-          epilogue.out = rows.query.data() + tile_start;
-          break;
-        case Sink::kKey:
-          epilogue.out = reinterpret_cast<uint8_t*>(call.key.data()) + tile_start;
-          break;
-        case Sink::kInner:
-          epilogue.out = rows.inner.data() + tile_start;
-          break;
-        case Sink::kValue:
-          epilogue.value = call.value.data() + static_cast<ptrdiff_t>(tile) * kTile;
-          epilogue.value_stride = call.value_stride;
-          break;
-        case Sink::kResidual:
-          epilogue.residual = rows.residual.data() + tile_start;
-          break;
-      }
-      // Chunks are outermost, so that the first cache holds one chunk of the tile while all rows pass over it.
-      const int32_t chunks = part.weights.num_chunks;
-      for (product.chunk = 0; product.chunk < chunks; ++product.chunk)
-        for (int32_t b = first; b < last; ++b) {
-          product.row_block = b;
-          product.acc = acc + (chunks == 1 ? 0 : static_cast<ptrdiff_t>(b - first) * kRowBlock * kTile);
-          part.kernel->run(product);
-          if (product.chunk + 1 < chunks) continue;
-          epilogue.acc = product.acc;
-          epilogue.row_begin = b * kRowBlock;
-          epilogue.rows = std::min(kRowBlock, part.n - epilogue.row_begin);
-          part.epilogue(epilogue);
-        }
-      unit += last - first;
-      block = 0;
-      if (unit >= end) return;
+  // Units are (part, row block, tile) in that order: the weights of a row block stay in the first cache while the
+  // tiles, which the second one holds, pass over them.
+  const int64_t begin = worker.begin(rows.tiles * blocks), end = worker.end(rows.tiles * blocks);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const auto tile = static_cast<int32_t>(unit % rows.tiles);
+    auto block = static_cast<int32_t>(unit / rows.tiles);
+    const LinearPart* part = parts_.data();
+    for (; block >= part->row_blocks(); ++part) block -= part->row_blocks();
+
+    ProductArgs product{};
+    product.packed = part->weights.data.data();
+    product.row_block = block;
+    product.tokens = rows.tile_tokens(tile);
+    product.x = input.data() + static_cast<ptrdiff_t>(tile) * kTile * part->k;
+    product.acc = acc;
+    product.prefetch = tile == 0 || unit == begin;  // the worker meets these weights for the first time
+    for (product.chunk = 0; product.chunk < part->weights.num_chunks; ++product.chunk) part->kernel->run(product);
+
+    EpilogueArgs epilogue{};
+    epilogue.acc = acc;
+    epilogue.scale = part->scale.data();
+    epilogue.bias = part->bias.data();
+    epilogue.row_begin = block * kRowBlock;
+    epilogue.rows = std::min(kRowBlock, part->n - epilogue.row_begin);
+    epilogue.tokens = product.tokens;
+    epilogue.inv_scale = part->out.inv_scale;
+    epilogue.zero_point = part->out.zero_point;
+    epilogue.gelu = part->gelu;
+    const ptrdiff_t tile_start = static_cast<ptrdiff_t>(tile) * kTile * part->n;
+    switch (part->sink) {
+      case Sink::kQuery:
+        epilogue.out = rows.query.data() + tile_start;
+        break;
+      case Sink::kKey:
+        epilogue.out = reinterpret_cast<uint8_t*>(call.key.data()) + tile_start;
+        break;
+      case Sink::kInner:
+        epilogue.out = rows.inner.data() + tile_start;
+        break;
+      case Sink::kValue:
+        epilogue.value = call.value.data() + static_cast<ptrdiff_t>(tile) * kTile;
+        epilogue.value_stride = call.value_stride;
+        break;
+      case Sink::kResidual:
+        epilogue.residual = rows.residual.data() + tile_start;
+        break;
     }
+    part->epilogue(epilogue);
   }
 }
 
@@ -227,13 +216,6 @@ std::vector<StepInfo> LinearStep::info() const {
   return rows;
 }
 
-size_t LinearStep::scratch_bytes(int32_t) const {
-  size_t most = 0;
-  for (const LinearPart& part : parts_) {
-    const int32_t blocks = part.weights.num_chunks == 1 ? 1 : part.row_blocks();
-    most = std::max(most, sizeof(int32_t) * blocks * kRowBlock * kTile);
-  }
-  return most;
-}
+size_t LinearStep::scratch_bytes(int32_t) const { return sizeof(int32_t) * kRowBlock * kTile; }
 
 }  // namespace secateur

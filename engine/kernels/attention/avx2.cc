@@ -94,19 +94,24 @@ void widen_queries(const AttentionArgs& args, const Work& work, const uint8_t* q
 template <int32_t kVectors>
 void score_keys(const AttentionArgs& args, const Work& work, __m256i (&highest)[kVectors]) {
   constexpr int32_t kKeys = 4;
+  const int32_t pairs = args.head_dim / 2;
+  const int64_t stride = work.stride;
+  const int32_t* const query = work.query;
   for (int32_t v = 0; v < kVectors; ++v) highest[v] = _mm256_set1_epi32(INT32_MIN);
-  for (int32_t j = 0; j < work.keys; j += kKeys) {
+  int32_t* score = work.score;
+  const int32_t* const key_end = work.key + work.keys;
+  for (const int32_t* key = work.key; key < key_end; key += kKeys, score += kKeys * kVectors * kLanes) {
     __m256i acc[kKeys][kVectors];
     for (int32_t i = 0; i < kKeys; ++i)
       for (int32_t v = 0; v < kVectors; ++v) acc[i][v] = _mm256_setzero_si256();
-    const int32_t *k = work.key + j, *q = work.query;
-    for (int32_t pair = args.head_dim / 2; pair != 0; --pair, k += work.stride, q += kVectors * kLanes)
+    const int32_t *k = key, *q = query;
+    for (int32_t n = pairs; n != 0; --n, k += stride, q += kVectors * kLanes)
       for (int32_t i = 0; i < kKeys; ++i)
         for (int32_t v = 0; v < kVectors; ++v) multiply_add(acc[i][v], load(q + v * kLanes), _mm256_set1_epi32(k[i]));
     for (int32_t i = 0; i < kKeys; ++i)
       for (int32_t v = 0; v < kVectors; ++v) {
         highest[v] = _mm256_max_epi32(highest[v], acc[i][v]);
-        store(work.score + ((j + i) * kVectors + v) * kLanes, acc[i][v]);
+        store(score + (i * kVectors + v) * kLanes, acc[i][v]);
       }
   }
 }
@@ -133,14 +138,20 @@ void softmax(const AttentionArgs& args, const Work& work, const __m256i (&highes
   const __m256 scale = _mm256_set1_ps(args.exponent_scale);
   __m256i sum[kVectors];
   for (int32_t v = 0; v < kVectors; ++v) sum[v] = _mm256_setzero_si256();
-  for (int32_t j = 0; j < work.keys; j += 2)
+  const int32_t* score = work.score;
+  int32_t* out = work.probability;
+  for (int32_t n = work.keys / 2; n != 0; --n, score += 2 * kVectors * kLanes, out += kVectors * kLanes)
     for (int32_t v = 0; v < kVectors; ++v) {
-      const int32_t* score = work.score + (j * kVectors + v) * kLanes;
-      const __m256i p0 = exponential(load(score), highest[v], scale, c);
-      __m256i p1 = _mm256_setzero_si256();
-      if (j + 1 < work.keys) p1 = exponential(load(score + kVectors * kLanes), highest[v], scale, c);
+      const __m256i p0 = exponential(load(score + v * kLanes), highest[v], scale, c);
+      const __m256i p1 = exponential(load(score + (kVectors + v) * kLanes), highest[v], scale, c);
       sum[v] = _mm256_add_epi32(sum[v], _mm256_add_epi32(p0, p1));
-      store(work.probability + (j / 2 * kVectors + v) * kLanes, _mm256_or_si256(p0, _mm256_slli_epi32(p1, 16)));
+      store(out + v * kLanes, _mm256_or_si256(p0, _mm256_slli_epi32(p1, 16)));
+    }
+  if (work.keys % 2 != 0)
+    for (int32_t v = 0; v < kVectors; ++v) {
+      const __m256i p = exponential(load(score + v * kLanes), highest[v], scale, c);
+      sum[v] = _mm256_add_epi32(sum[v], p);
+      store(out + v * kLanes, p);
     }
   for (int32_t v = 0; v < kVectors; ++v)
     normaliser[v] = _mm256_div_ps(_mm256_set1_ps(args.value_scale), _mm256_cvtepi32_ps(sum[v]));
@@ -153,13 +164,13 @@ void combine_values(const AttentionArgs& args, const Work& work, const __m256 (&
   const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(args.zero_point));
   const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
                                          0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const int32_t row = work.stride / 2;
+  const int64_t row = work.stride / 2;
   for (int32_t c = 0; c < args.head_dim; c += kBlock) {
     __m256i acc[kBlock][kVectors];
     for (int32_t i = 0; i < kBlock; ++i)
       for (int32_t v = 0; v < kVectors; ++v) acc[i][v] = _mm256_setzero_si256();
     const int32_t *value = work.value + static_cast<int64_t>(c) * row, *p = work.probability;
-    for (int32_t pair = (work.keys + 1) / 2; pair != 0; --pair, ++value, p += kVectors * kLanes)
+    for (int32_t n = (work.keys + 1) / 2; n != 0; --n, ++value, p += kVectors * kLanes)
       for (int32_t i = 0; i < kBlock; ++i)
         for (int32_t v = 0; v < kVectors; ++v)
           multiply_add(acc[i][v], load(p + v * kLanes), _mm256_set1_epi32(value[i * row]));
