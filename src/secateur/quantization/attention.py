@@ -109,7 +109,13 @@ def int8_attention(
     k, key_scale = quantizer.key(key, torch.float32)
     v, value_scale = quantizer.value(value, torch.float32)
     output, probabilities = integer_attention(
-        q, k, v, (query_scale, key_scale, value_scale), _kept(attention_mask), dropout
+        q,
+        k,
+        v,
+        (query_scale, key_scale, value_scale),
+        _kept(attention_mask),
+        dropout,
+        exact=not module.training,
     )
     return output.transpose(1, 2).contiguous(), probabilities
 

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from secateur.affine import S8_MAX, SMALLEST_SCALE, U8_MAX, U8_MIN
+from secateur.quantization.simulation import fma, probabilities
 
 __all__ = [
     "asymmetric_qparams",
@@ -114,7 +115,9 @@ def fake_quantize_rows(x: Tensor) -> Tensor:
     return result
 
 
-def integer_linear(x: Tensor, input_scale: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def integer_linear(
+    x: Tensor, input_scale: Tensor, weight: Tensor, bias: Tensor | None, zero_point: Tensor | None = None
+) -> Tensor:
     """Multiplies centred integers by a weight that is quantized per row on the fly.
 
     Args:
@@ -122,11 +125,13 @@ def integer_linear(x: Tensor, input_scale: Tensor, weight: Tensor, bias: Tensor 
         input_scale: [] float32, what one unit of `x` is worth.
         weight: [N, K] float32; zeros stay zeros.
         bias: [N] float32 or None.
+        zero_point: [] float32, the zero point of `x`: rounds as the engine does, which adds it to the bias;
+            None for the faster order of training.
 
     Returns:
         [..., N] in the type of `x`.
     """
-    result: Tensor = _IntegerLinear.apply(x, input_scale, weight, bias)
+    result: Tensor = _IntegerLinear.apply(x, input_scale, weight, bias, zero_point)
     return result
 
 
@@ -198,13 +203,24 @@ class _FakeQuantizeRows(torch.autograd.Function):
 
 class _IntegerLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, input_scale: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        input_scale: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        zero_point: Tensor | None,
+    ) -> Tensor:
         weight = weight.float()
         scale = row_scales(weight)
         w = _round_rows(weight, scale).to(x.dtype)
         ctx.save_for_backward(x, input_scale, w, scale)
         with torch.autocast(x.device.type, enabled=False):
             y = functional.linear(x, w)
+        if zero_point is not None and x.dtype == torch.float32:
+            sums = zero_point * w.sum(-1)
+            scale = scale * input_scale
+            return fma(y.add_(sums), scale, (0.0 if bias is None else bias) - scale * sums)
         y = y.mul_((scale * input_scale).to(y.dtype))
         return y if bias is None else y.add_(bias.to(y.dtype))
 
@@ -212,7 +228,7 @@ class _IntegerLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, input_scale, w, scale = ctx.saved_tensors
-        needs_x, _, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_x, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
         grad = grad.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
@@ -223,7 +239,7 @@ class _IntegerLinear(torch.autograd.Function):
                 grad_weight = torch.matmul(rows.t(), x.reshape(-1, x.shape[-1])).float().mul_(input_scale)
             if needs_bias:
                 grad_bias = rows.sum(0, dtype=torch.float32)
-        return grad_x, None, grad_weight, grad_bias
+        return grad_x, None, grad_weight, grad_bias, None
 
 
 def integer_attention(
@@ -233,6 +249,7 @@ def integer_attention(
     scales: tuple[Tensor, Tensor, Tensor],
     keep: Tensor | None,
     dropout: float,
+    exact: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Attends with integer products and probabilities rounded to 255ths of the row's largest.
 
@@ -243,12 +260,13 @@ def integer_attention(
         scales: Three [] float32, the units of `q`, `k` and `v`.
         keep: Bool, broadcasts against [B, H, S, T], True = attend; None attends everywhere.
         dropout: Fraction of probabilities dropped; 0 outside training.
+        exact: Computes exponentials by the engine's polynomial; training does not need that.
 
     Returns:
         output: [B, H, S, D] float32.
         probabilities: [B, H, S, T] float32, for looking at; carries no gradient.
     """
-    output, rounded, total = _IntegerAttention.apply(q, k, v, *scales, keep, dropout)
+    output, rounded, total = _IntegerAttention.apply(q, k, v, *scales, keep, dropout, exact)
     return output, rounded / total
 
 
@@ -264,6 +282,7 @@ class _IntegerAttention(torch.autograd.Function):
         value_scale: Tensor,
         keep: Tensor | None,
         dropout: float,
+        exact: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         root = math.sqrt(q.shape[-1])
         with torch.autocast(q.device.type, enabled=False):
@@ -271,8 +290,11 @@ class _IntegerAttention(torch.autograd.Function):
             if keep is not None:
                 # Not -inf: a row without any key would become NaN; this way it is spread evenly.
                 p.masked_fill_(~keep, torch.finfo(torch.float32).min)
-            p.sub_(p.amax(-1, keepdim=True)).mul_(query_scale * key_scale / root)
-            p.exp_().mul_(U8_MAX).round_()
+            p.sub_(p.amax(-1, keepdim=True))
+            if exact:
+                p = probabilities(p, query_scale, key_scale, q.shape[-1])
+            else:
+                p.mul_(query_scale * key_scale / root).exp_().mul_(U8_MAX).round_()
             total = p.sum(-1, keepdim=True)
             kept = functional.dropout(torch.ones_like(p), dropout) if dropout > 0.0 else None
             output = torch.matmul(p if kept is None else p * kept, v).mul_(value_scale / total)
@@ -294,4 +316,4 @@ class _IntegerAttention(torch.autograd.Function):
             grad_s = torch.ops.aten._softmax_backward_data(grad_p, p, -1, torch.float32)
             grad_q = torch.matmul(grad_s, k).mul_(key_scale / ctx.root)
             grad_k = torch.matmul(grad_s.transpose(-1, -2), q).mul_(query_scale / ctx.root)
-        return grad_q, grad_k, grad_v, None, None, None, None, None
+        return grad_q, grad_k, grad_v, None, None, None, None, None, None

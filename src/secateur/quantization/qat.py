@@ -14,6 +14,7 @@ from secateur.quantization.attention import AttentionQuantizer, choose_attention
 from secateur.quantization.fake_quantize import fake_quantize_rows, integer_linear
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.scheme import QuantScheme
+from secateur.quantization.simulation import GELUS, SimulatedActivation, SimulatedNorm
 
 __all__ = [
     "attach_quantizers_",
@@ -25,6 +26,8 @@ __all__ = [
     "input_quantizer",
     "is_quantized",
 ]
+
+_ACTIVATION = "intermediate_act_fn"  # of the module that owns ffn_in
 
 
 def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enabled: bool = True) -> None:
@@ -57,6 +60,7 @@ def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enab
     tables = find_embeddings(model)
     for block in blocks:
         _attach_block_(model, block, scheme.averaging)
+    _simulate_floats_(model, blocks)
     for table in tables.values():
         row_quantizer = _RowQuantizer()
         table.add_module("row_quantizer", row_quantizer)
@@ -143,6 +147,16 @@ def find_embeddings(model: nn.Module) -> dict[str, nn.Embedding]:
     return tables
 
 
+def _find_embedding_norm(model: nn.Module) -> nn.LayerNorm:
+    modules = dict(model.named_modules())
+    prefix = PREFIXES[model.config.model_type]
+    name = embedding_names(prefix).norm
+    norm = modules.get(name, modules.get(name.removeprefix(f"{prefix}.")))
+    if not isinstance(norm, nn.LayerNorm):
+        raise StructureError(f"{name} is {type(norm).__name__}, expected nn.LayerNorm.")
+    return norm
+
+
 def _attach_block_(model: nn.Module, block: EncoderBlock, averaging: float) -> None:
     attention = _attention_module(model, block)
     AttentionQuantizer(attention_name := f"{block.prefix}.attention", averaging).attach_(attention)
@@ -160,6 +174,20 @@ def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, ave
         # An instance attribute, as accelerate does it: the class stays nn.Linear (or its masked subclass),
         # the state dict stays as it was, and `linear.weight` is read through the mask.
         projection.linear.forward = _QuantizedForward(projection.linear, source)
+
+
+def _simulate_floats_(model: nn.Module, blocks: list[EncoderBlock]) -> None:
+    """Lets what lies between the integers, norms and activations, follow the engine in eval mode."""
+    gate = next(iter(find_quantizers(model).values()))
+    norms = [norm for block in blocks for norm in (block.attn_norm, block.ffn_norm)]
+    for norm in (*norms, _find_embedding_norm(model)):
+        norm.forward = SimulatedNorm(norm, gate)
+    kind = model.config.hidden_act
+    for block in blocks:
+        owner = model.get_submodule(block.ffn_in.name.rpartition(".")[0])
+        activation = getattr(owner, _ACTIVATION, None)
+        if kind in GELUS and isinstance(activation, nn.Module):
+            activation.forward = SimulatedActivation(activation, kind, gate)
 
 
 def _attention_module(model: nn.Module, block: EncoderBlock) -> nn.Module:
@@ -204,7 +232,8 @@ class _QuantizedForward:
         if not self.source.quantizer.enabled:
             return functional.linear(x, self.linear.weight, self.linear.bias)
         q, scale = self.source.quantize(x)
-        return integer_linear(q, scale, self.linear.weight, self.linear.bias)
+        zero_point = None if self.linear.training else self.source.quantizer.zero_point
+        return integer_linear(q, scale, self.linear.weight, self.linear.bias, zero_point)
 
 
 class _RowQuantizer(nn.Module):  # type: ignore[misc]
