@@ -21,8 +21,8 @@ class AugmentingPadder(Padder):
     Args:
         pad_token_id: The id to pad with.
         rows: Where spans and half of the tokens are drawn from; frequent tokens come more often.
-        words: Tokens from which the other half is drawn, evenly: words that the rows may not have, so that the
-            student keeps what the teacher knows of them.
+        words: Tokens from which the other half is drawn, evenly: words that the rows may not have, so that
+            the student keeps what the teacher knows of them.
         special_ids: Tokens that stay where they are.
         fraction: How many rows are altered, 0-1.
         seed: Seeds the draws.
