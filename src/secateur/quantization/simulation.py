@@ -45,20 +45,38 @@ _EXP_FLOOR = -24.0
 _LOG2_E = float(np.float32(1.44269504))
 
 
+# Elements converted to float64 at a time: what fits the second cache runs three times as fast.
+_CHUNK = 1 << 16
+
+
 def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Returns a * b + c of float32, rounded once: the product is exact in float64.
+    """Returns a * b + c, rounded once: the product is exact in float64.
 
     The sum is rounded to float64 before float32, which differs from one rounding once in about 2^29 times.
+
+    Args:
+        a: [..., N] float32.
+        b: [N] float32.
+        c: [N] float32.
     """
-    return torch.addcmul(c.double(), a.double(), b.double()).float()
+    result = torch.empty_like(a, memory_format=torch.contiguous_format)
+    rows, results = a.reshape(-1, a.shape[-1]), result.view(-1, a.shape[-1])
+    b, c = b.double(), c.double()
+    step = max(1, _CHUNK // a.shape[-1])
+    for row, out in zip(rows.split(step), results.split(step), strict=True):
+        out.copy_(torch.addcmul(c, row.double(), b))
+    return result
 
 
 def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     """Returns c[0] + x * (c[1] + x * ...) by fused steps."""
-    wide = x.double()
-    result = torch.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        result = result.double().mul_(wide).add_(coefficient).float()
+    result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for part, out in zip(x.reshape(-1).split(_CHUNK), result.view(-1).split(_CHUNK), strict=True):
+        wide = part.double()
+        step = torch.full_like(wide, coefficients[-1])
+        for coefficient in reversed(coefficients[:-1]):
+            out.copy_(step.mul_(wide).add_(coefficient))
+            step.copy_(out)
     return result
 
 
@@ -89,13 +107,14 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
         total += column
     centred = columns - total * per_channel
     squares = torch.zeros_like(total)
+    wide = torch.zeros_like(total, dtype=torch.float64)
     for square in centred.double().square_().unbind(0):
-        torch.add(squares, square, out=squares)  # computed in float64, rounded once to float32
+        squares.copy_(wide.add_(square))  # fma(d, d, squares)
+        wide.copy_(squares)
     variance = squares * per_channel + float(np.float32(eps))
     # By way of float64: the float32 root that PyTorch takes from MKL is off by a bit in one of six values.
     rstd = 1.0 / variance.double().sqrt_().float()
-    result = fma(centred.mul_(rstd), gamma[:, None], beta[:, None])
-    return result.t().reshape(x.shape)
+    return fma(centred.mul_(rstd).t(), gamma, beta).view(x.shape)
 
 
 def probabilities(scores: Tensor, query_scale: Tensor, key_scale: Tensor, head_dim: int) -> Tensor:
