@@ -49,6 +49,15 @@ AlignedBuffer<T> random_buffer(size_t size, int32_t low, int32_t high, uint32_t 
   return buffer;
 }
 
+// Bell-shaped with a sixth of the range for standard deviation, as quantized keys and values are.
+AlignedBuffer<int8_t> bell_buffer(size_t size, uint32_t seed) {
+  AlignedBuffer<int8_t> buffer(size);
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal(0.0f, 21.0f);
+  for (size_t i = 0; i < size; ++i) buffer[i] = static_cast<int8_t>(std::clamp(normal(engine), -127.0f, 127.0f));
+  return buffer;
+}
+
 // GMAC/s of the best int8 instruction on registers; 0 where it is not known how to measure it.
 double register_peak(Isa isa, const char** instruction) {
   *instruction = "-";
@@ -201,7 +210,7 @@ void bench_attention(const AttentionKernel& kernel, int32_t heads, int32_t head_
   const int32_t width = heads * head_dim;
   const size_t size = static_cast<size_t>(width) * kTokens[2];
   const auto query = random_buffer<uint8_t>(size, 0, 255, 4);
-  const auto key = random_buffer<int8_t>(size, -127, 127, 5), value = random_buffer<int8_t>(size, -127, 127, 6);
+  const AlignedBuffer<int8_t> key = bell_buffer(size, 5), value = bell_buffer(size, 6);
   AlignedBuffer<uint8_t> out(size), scratch(attention_scratch_bytes(kTokens[2], head_dim));
   print_times(kernel.name, width, [&](int32_t tokens) {
     const int64_t tile = static_cast<int64_t>(width) * kTile;

@@ -12,28 +12,38 @@ namespace {
 constexpr int32_t kLanes = 8;
 constexpr int32_t kRows = 4;
 
+// Activations run over kCount vectors step by step: chains side by side hide the latency of the operations.
 struct Identity {
   explicit Identity(const EpilogueArgs&) {}
-  __m256 operator()(__m256 y) const { return y; }
+  template <int32_t kCount>
+  void operator()(__m256 (&)[kCount]) const {}
 };
 
 struct Relu {
   explicit Relu(const EpilogueArgs&) {}
-  __m256 operator()(__m256 y) const { return _mm256_max_ps(y, _mm256_setzero_ps()); }
+  template <int32_t kCount>
+  void operator()(__m256 (&y)[kCount]) const {
+    for (__m256& v : y) v = _mm256_max_ps(v, _mm256_setzero_ps());
+  }
 };
 
 struct Gelu {
-  explicit Gelu(const EpilogueArgs& args) {
-    for (int32_t i = 0; i < kGeluDegree; ++i) c[i] = _mm256_set1_ps(args.gelu[i]);
+  explicit Gelu(const EpilogueArgs& args) : c(args.gelu) {}
+  template <int32_t kCount>
+  void operator()(__m256 (&y)[kCount]) const {
+    __m256 a[kCount], p[kCount];
+    for (int32_t i = 0; i < kCount; ++i) {
+      a[i] = _mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), y[i]), _mm256_set1_ps(kGeluClamp));
+      y[i] = _mm256_max_ps(y[i], _mm256_setzero_ps());
+    }
+    for (__m256& v : p) v = _mm256_broadcast_ss(c + kGeluDegree - 1);
+    for (int32_t d = kGeluDegree - 2; d >= 0; --d) {
+      const __m256 coefficient = _mm256_broadcast_ss(c + d);
+      for (int32_t i = 0; i < kCount; ++i) p[i] = _mm256_fmadd_ps(p[i], a[i], coefficient);
+    }
+    for (int32_t i = 0; i < kCount; ++i) y[i] = _mm256_add_ps(y[i], _mm256_mul_ps(p[i], a[i]));
   }
-  __m256 operator()(__m256 y) const {
-    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), y);
-    const __m256 a = _mm256_min_ps(magnitude, _mm256_set1_ps(kGeluClamp));
-    __m256 p = c[kGeluDegree - 1];
-    for (int32_t i = kGeluDegree - 2; i >= 0; --i) p = _mm256_fmadd_ps(p, a, c[i]);
-    return _mm256_add_ps(_mm256_max_ps(y, _mm256_setzero_ps()), _mm256_mul_ps(p, a));
-  }
-  __m256 c[kGeluDegree];
+  const float* c;
 };
 
 inline __m256 linear(const int32_t* acc, __m256 scale, __m256 bias) {
@@ -41,26 +51,33 @@ inline __m256 linear(const int32_t* acc, __m256 scale, __m256 bias) {
 }
 
 // Calls store(r, t, low, high) for each four rows and eight tokens: `low` holds rows r, r + 1 and `high` the two after
-// as int16, in each half [2 rows][4 tokens].
-template <class Activation, class Store>
+// as int16, in each half [2 rows][4 tokens]. A step is four rows of 8 * kVectors tokens.
+template <class Activation, int32_t kVectors, class Store>
 inline void for_each_step(const EpilogueArgs& args, Store store) {
   const Activation activation(args);
   const __m256 inv_scale = _mm256_set1_ps(args.inv_scale);
-  for (int32_t r = 0; r < args.rows; r += kRows) {
-    __m256 scale[kRows], bias[kRows];
-    for (int32_t i = 0; i < kRows; ++i) {
-      scale[i] = _mm256_set1_ps(args.scale[args.row_begin + r + i]);
-      bias[i] = _mm256_set1_ps(args.bias[args.row_begin + r + i]);
+  const float *const scales = args.scale + args.row_begin, *const biases = args.bias + args.row_begin;
+  const int32_t* const acc = args.acc;
+  const int32_t rows = args.rows, tokens = args.tokens;
+  for (int32_t r = 0; r < rows; r += kRows)
+    for (int32_t t = 0; t < tokens; t += kVectors * kLanes) {
+      __m256 y[kVectors * kRows];
+      __m256i q[kVectors * kRows];
+      for (int32_t v = 0; v < kVectors; ++v)
+        for (int32_t i = 0; i < kRows; ++i)
+          y[v * kRows + i] = linear(acc + (r + i) * kTile + t + v * kLanes, _mm256_broadcast_ss(scales + r + i),
+                                    _mm256_broadcast_ss(biases + r + i));
+      activation(y);
+      for (int32_t i = 0; i < kVectors * kRows; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(y[i], inv_scale));
+      for (int32_t v = 0; v < kVectors; ++v)
+        store(r, t + v * kLanes, _mm256_packs_epi32(q[v * kRows], q[v * kRows + 1]),
+              _mm256_packs_epi32(q[v * kRows + 2], q[v * kRows + 3]));
     }
-    for (int32_t t = 0; t < args.tokens; t += kLanes) {
-      __m256i q[kRows];
-      for (int32_t i = 0; i < kRows; ++i) {
-        const __m256 y = activation(linear(args.acc + (r + i) * kTile + t, scale[i], bias[i]));
-        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(y, inv_scale));
-      }
-      store(r, t, _mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    }
-  }
+}
+
+template <class Activation, class Store>
+inline void for_each_step(const EpilogueArgs& args, Store store) {
+  return args.tokens > kLanes ? for_each_step<Activation, 2>(args, store) : for_each_step<Activation, 1>(args, store);
 }
 
 inline __m256i to_words(__m256i rows) {

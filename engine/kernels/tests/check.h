@@ -18,7 +18,8 @@ class Random {
   explicit Random(uint32_t seed) : engine_(seed) {}
   // Uniform in low .. high, both included.
   int32_t integer(int32_t low, int32_t high) {
-    return low + static_cast<int32_t>(engine_() % (static_cast<uint64_t>(high) - low + 1));
+    const int64_t count = static_cast<int64_t>(high) - low + 1;
+    return static_cast<int32_t>(low + static_cast<int64_t>(engine_()) % count);
   }
   float uniform(float low, float high) { return low + (high - low) * (static_cast<float>(engine_() >> 8) * 0x1p-24f); }
   // Bell-shaped with standard deviation 1: a sum of uniform numbers.
