@@ -1,5 +1,9 @@
 // A team of threads that runs one function at a time, with a barrier that costs about 100 ns.
 #pragma once
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -36,6 +40,7 @@ class ThreadPool {
 
  private:
   void loop(int32_t worker);
+  void leave_caller_alone();
 
   const int32_t num_threads_;
   Barrier barrier_;
@@ -44,6 +49,10 @@ class ThreadPool {
   alignas(64) std::atomic<int32_t> running_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
+#ifdef __linux__
+  cpu_set_t allowed_;         // processors of whoever made the pool
+  int32_t caller_cpu_ = -1;  // the one that the threads are kept off
+#endif
 };
 
 }  // namespace secateur
