@@ -102,20 +102,30 @@ class Speedup:
     high: float
 
 
-def take_turn(call: Callable[[], object], *, calls: int = 5, seconds: float = 0.0, warm_up: int = 1) -> Turn:
+def take_turn(
+    call: Callable[[], object],
+    *,
+    calls: int = 5,
+    seconds: float = 0.0,
+    warm_up: int = 1,
+    warm_up_seconds: float = 0.0,
+) -> Turn:
     """Calls a few times without timing, then times each call.
 
     Args:
         call: What to time; its result is dropped.
         calls: Least number of timed calls.
         seconds: Least time spent in timed calls.
-        warm_up: Calls before the first timed one: another candidate has had the caches.
+        warm_up: Least number of calls before the first timed one: another candidate has had the caches.
+        warm_up_seconds: Least time of these calls: another candidate's threads may spin on for a while.
 
     Returns:
         The samples, `calls` or more.
     """
-    for _ in range(warm_up):
+    warm_up_end = time.perf_counter() + warm_up_seconds
+    while warm_up > 0 or time.perf_counter() < warm_up_end:
         call()
+        warm_up -= 1
     samples: list[float] = []
     spent = 0.0
     cpu_start = time.process_time()
