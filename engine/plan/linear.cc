@@ -1,5 +1,6 @@
 #include "plan/linear.h"
 
+#include <bit>
 #include <cmath>
 #include <stdexcept>
 
@@ -30,6 +31,24 @@ void append(Blocks& blocks, int64_t col, const int8_t* w, const std::string& nam
 
 bool is_zero(const int8_t* w) { return (w[0] | w[1] | w[2] | w[3]) == 0; }
 
+// Calls visit(col) for each block that the mask keeps in row n; without a mask that is every block.
+template <class F>
+void for_each_kept(const LinearRecord& record, int64_t n, F visit) {
+  const int64_t per_row = record.k / kBlock;
+  if (record.mask.data == nullptr) {
+    for (int64_t col = 0; col < per_row; ++col) visit(col);
+    return;
+  }
+  const int64_t bytes = record.mask.shape[1];
+  const uint8_t* mask = record.mask.data + n * bytes;
+  for (int64_t i = 0; i < bytes; ++i)
+    for (uint32_t bits = mask[i]; bits != 0; bits &= bits - 1) {
+      const int64_t col = i * 8 + std::countr_zero(bits);
+      if (col >= per_row) fail(record.name + ": the mask keeps blocks past the last column");
+      visit(col);
+    }
+}
+
 // The non-empty blocks; with `keep_zeros` all of them.
 Blocks collect(const LinearRecord& record, bool keep_zeros) {
   Blocks blocks;
@@ -37,19 +56,22 @@ Blocks collect(const LinearRecord& record, bool keep_zeros) {
   blocks.row_start.reserve(static_cast<size_t>(record.n) + 1);
   blocks.row_start.push_back(0);
   const int8_t zeros[kBlock] = {};
-  const bool sparse = record.mask.data != nullptr;
   const int8_t* next = record.weight.data;
   const int8_t* const end = next + record.weight.size();
   for (int64_t n = 0; n < record.n; ++n) {
-    for (int64_t col = 0; col < per_row; ++col) {
-      const int8_t* w = zeros;
-      if (!sparse || (record.mask.data[n * record.mask.shape[1] + col / 8] >> (col % 8) & 1)) {
-        if (next + kBlock > end) fail(record.name + ": the mask keeps more blocks than there are values");
-        w = next;
-        next += kBlock;
-      }
-      if (keep_zeros || !is_zero(w)) append(blocks, col, w, record.name);
-    }
+    int64_t done = 0;
+    const auto skip_to = [&](int64_t col) {
+      for (; done < col; ++done)
+        if (keep_zeros) append(blocks, done, zeros, record.name);
+    };
+    for_each_kept(record, n, [&](int64_t col) {
+      skip_to(col);
+      if (next + kBlock > end) fail(record.name + ": the mask keeps more blocks than there are values");
+      if (keep_zeros || !is_zero(next)) append(blocks, col, next, record.name);
+      next += kBlock;
+      ++done;
+    });
+    skip_to(per_row);
     blocks.row_start.push_back(static_cast<int32_t>(blocks.count()));
   }
   check(next == end, record.name + ": there are more values than the mask keeps");

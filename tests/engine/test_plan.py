@@ -176,6 +176,31 @@ def test_broken_descriptions_are_refused(change: Any, message: str) -> None:
         _engine.Plan(description, None, 1)
 
 
+def test_a_mask_may_not_keep_blocks_past_the_last_column() -> None:
+    description = random_description(60, 3, 132)
+    mask = description["steps"][1]["mask"].copy()
+    mask[3, -1] |= 0x80  # 15 blocks a row: the 16th bit is padding
+    _set(description, 1, "mask", mask)
+    with pytest.raises(ValueError, match="past the last column"):
+        _engine.Plan(description, None, 1)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_threads_keep_off_the_processor_of_their_caller() -> None:
+    before = set(os.listdir("/proc/self/task"))
+    plan = _engine.Plan(random_description(), None, 2)
+    (worker,) = (int(name) for name in set(os.listdir("/proc/self/task")) - before)
+    batch = random_batch(LENGTHS)
+    allowed = os.sched_getaffinity(0)
+    try:
+        for cpu in sorted(allowed)[:2]:
+            os.sched_setaffinity(0, {cpu})
+            plan.run(*batch)
+            assert os.sched_getaffinity(worker) == allowed - {cpu}
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_a_forced_isa_that_the_cpu_lacks_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="unknown instruction set"):
         _engine.Plan(random_description(), "sse9", 1)

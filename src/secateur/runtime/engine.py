@@ -133,5 +133,5 @@ def _native_module() -> Any:
     except ImportError as error:
         raise UnsupportedError(
             f"The engine of {Path(__file__).parents[1]} cannot be loaded ({error}): install Secateur with "
-            f"`pip install secateur`, or in a clone with `make install`, which needs a C++20 compiler."
+            f"`pip install secateur`, or in a clone run `make build`, which needs a C++20 compiler."
         ) from None
