@@ -111,7 +111,10 @@ def demonstrate(model: Path | None, data: str, recipe: str, out: Path, seed: int
     _check_positions(source)
     splits = load_splits(data)
     console.print(splits.describe(), markup=False, highlight=False)
-    dense = fine_tune(source, splits, out / "dense", seed=seed).folder
+    tuned = fine_tune(
+        source, splits, out / "dense", epochs=3, learning_rate=2e-4, batch_size=16, min_steps=300, seed=seed
+    )
+    dense = tuned.folder
     compressed = compress(dense, splits, recipe, out / "compressed", seed=seed)
     trained = time.perf_counter()
     console.print(

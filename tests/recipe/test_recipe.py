@@ -134,6 +134,18 @@ def test_a_short_run_is_stretched_as_a_whole() -> None:
     assert longer.stretched(95) == longer
 
 
+def test_small_data_may_have_their_own_batches_and_length() -> None:
+    text = TEXT.replace("epochs: 4", "epochs: 4, batch_size: 10, min_steps: 80").replace(
+        "stages:", "small_data: {batch_size: 5, steps: 60, end_epoch: 1.5}\nstages:"
+    )
+    small = Recipe.from_yaml(text).stretched(95)  # 19 steps an epoch, 76 in all
+    assert small.training.batch_size == 5
+    assert small.training.min_steps == 60
+    assert small.training.epochs == pytest.approx(4 * 60 / 76, abs=1e-4)
+    assert small.stage(PruningStage).end_epoch == pytest.approx(1.5 * 60 / 76, abs=1e-4)
+    assert small.stage(QuantizationStage).freeze_epoch == pytest.approx(3.5 * 60 / 76, abs=1e-4)
+
+
 def test_small_data_change_the_stretched_recipe_only() -> None:
     text = TEXT.replace("epochs: 4", "epochs: 4, batch_size: 10, min_steps: 80").replace(
         "stages:",

@@ -161,15 +161,21 @@ class SmallData(_Record):
     knows; hidden states and altered rows hold against that, and cost a teacher forward a step.
 
     Attributes:
-        method: Replaces that of the pruning stage.
+        batch_size: Replaces that of the run: the same rows give more steps.
+        steps: Length of the run in optimizer steps, instead of `min_steps`.
         learning_rate: Replaces that of the run.
+        method: Replaces that of the pruning stage.
+        end_epoch: Replaces that of the pruning stage.
         hidden: Replaces that of the distillation stage.
         augmentation: Replaces that of the distillation stage.
         update_every: Replaces that of the pruning stage.
     """
 
-    method: Literal["magnitude", "lamp"] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    method: Literal["magnitude", "lamp"] | None = None
+    end_epoch: _Epoch | None = None
     hidden: Annotated[float, Field(ge=0.0)] | None = None
     augmentation: _Fraction | None = None
     update_every: Annotated[float, Field(gt=0.0)] | None = None
@@ -221,14 +227,16 @@ class Recipe(_Record):
         Args:
             rows: Training rows, at least 1.
         """
-        steps = self.training.epochs * -(-rows // self.training.batch_size)
-        factor = self.training.min_steps / steps
-        if factor <= 1.0:
+        if self.training.epochs * -(-rows // self.training.batch_size) >= self.training.min_steps:
             return self
         values = self.model_dump()
-        changes = values.pop("small_data") or {}
-        for record in (values["training"], *values["stages"]):
-            record |= {key: value for key, value in changes.items() if key in record and value is not None}
+        changes = {key: value for key, value in (values.pop("small_data") or {}).items() if value is not None}
+        training = values["training"]
+        training["min_steps"] = changes.pop("steps", training["min_steps"])
+        for record in (training, *values["stages"]):
+            record |= {key: value for key, value in changes.items() if key in record}
+        factor = training["min_steps"] / (training["epochs"] * -(-rows // training["batch_size"]))
+        for record in (training, *values["stages"]):
             for key in ("epochs", "start_epoch", "end_epoch", "freeze_epoch", "update_every"):
                 if key in record:
                     record[key] = round(record[key] * factor, 4)
