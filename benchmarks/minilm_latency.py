@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, help="a compressed MiniLM; default: random weights")
     parser.add_argument("--dense", type=Path, help="the dense model; default: the packaged all-MiniLM-L6-v2")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of timed calls of each candidate in a round")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of timed calls in a turn")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/minilm_latency.json"))
     options = parser.parse_args()
     hush_libraries()

@@ -50,7 +50,7 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 #ifdef __linux__
-  cpu_set_t allowed_;         // processors of whoever made the pool
+  cpu_set_t allowed_;        // processors of whoever made the pool
   int32_t caller_cpu_ = -1;  // the one that the threads are kept off
 #endif
 };

@@ -31,7 +31,8 @@ __all__ = ["Case", "Worker", "WorkerError"]
 class WorkerError(RuntimeError):
     """The process of a candidate failed; the message carries what it said."""
 
-# Thread pools of OpenMP and ONNX Runtime spin for milliseconds after a call, on the cores of whoever comes next.
+
+# Thread pools of OpenMP and ONNX Runtime spin on for milliseconds after a call, where the next one has to run.
 WARM_UP_SECONDS = 0.05
 
 
