@@ -32,7 +32,7 @@ class WorkerError(RuntimeError):
     """The process of a candidate failed; the message carries what it said."""
 
 
-# Thread pools of OpenMP and ONNX Runtime spin on for milliseconds after a call, where the next one has to run.
+# Threads of OpenMP and ONNX Runtime spin on for milliseconds after a call, on the cores of whoever is next.
 WARM_UP_SECONDS = 0.05
 
 
