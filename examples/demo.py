@@ -112,7 +112,7 @@ def demonstrate(model: Path | None, data: str, recipe: str, out: Path, seed: int
     splits = load_splits(data)
     console.print(splits.describe(), markup=False, highlight=False)
     tuned = fine_tune(
-        source, splits, out / "dense", epochs=2, learning_rate=2e-4, batch_size=16, min_steps=270, seed=seed
+        source, splits, out / "dense", epochs=3, learning_rate=2e-4, batch_size=16, min_steps=300, seed=seed
     )
     dense = tuned.folder
     compressed = compress(dense, splits, recipe, out / "compressed", seed=seed)
