@@ -146,6 +146,20 @@ def test_small_data_may_have_their_own_batches_and_length() -> None:
     assert small.stage(QuantizationStage).freeze_epoch == pytest.approx(3.5 * 60 / 76, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("end_epoch: 0", "end_epoch 0 must be later than start_epoch"),
+        ("end_epoch: 9", "end_epoch 9 lies after the end of the run"),
+    ],
+)
+def test_small_data_that_make_no_sense_are_refused_at_once(change: str, message: str) -> None:
+    text = TEXT.replace("stages:", f"small_data: {{{change}}}\nstages:")
+    found = refused(text)
+    assert "with small_data: " in found
+    assert message in found
+
+
 def test_small_data_change_the_stretched_recipe_only() -> None:
     text = TEXT.replace("epochs: 4", "epochs: 4, batch_size: 10, min_steps: 80").replace(
         "stages:",

@@ -215,7 +215,24 @@ class Recipe(_Record):
                     )
         if problems:
             raise ValueError("; ".join(problems))
+        if self.small_data is not None:
+            # What the changes would make of the recipe is refused now, not when few rows meet it.
+            try:
+                Recipe.model_validate(self._changed())
+            except ValidationError as error:
+                found = (one["msg"].removeprefix("Value error, ") for one in error.errors())
+                raise ValueError(f"with small_data: {'; '.join(found)}") from None
         return self
+
+    def _changed(self) -> dict[str, Any]:
+        """Returns the recipe's values with `small_data` carried out and left out."""
+        values = self.model_dump()
+        changes = {key: value for key, value in (values.pop("small_data") or {}).items() if value is not None}
+        training = values["training"]
+        training["min_steps"] = changes.pop("steps", training["min_steps"])
+        for record in (training, *values["stages"]):
+            record |= {key: value for key, value in changes.items() if key in record}
+        return values
 
     def stage(self, kind: type[StageT]) -> StageT | None:
         """Returns the stage of a type, or None where the recipe has none."""
@@ -229,12 +246,8 @@ class Recipe(_Record):
         """
         if self.training.epochs * -(-rows // self.training.batch_size) >= self.training.min_steps:
             return self
-        values = self.model_dump()
-        changes = {key: value for key, value in (values.pop("small_data") or {}).items() if value is not None}
+        values = self._changed()
         training = values["training"]
-        training["min_steps"] = changes.pop("steps", training["min_steps"])
-        for record in (training, *values["stages"]):
-            record |= {key: value for key, value in changes.items() if key in record}
         factor = training["min_steps"] / (training["epochs"] * -(-rows // training["batch_size"]))
         for record in (training, *values["stages"]):
             for key in ("epochs", "start_epoch", "end_epoch", "freeze_epoch", "update_every"):
