@@ -18,7 +18,8 @@ constexpr AttentionKernel kKernels[] = {
 
 const AttentionKernel& reference() { return *(std::end(kKernels) - 1); }
 
-enum class Range { kOrdinary, kPeaked, kFlat, kMost, kLeast, kEqual };
+// The products of two words fit int16 in kLight and in part of kMixed; in kEdge they do by one, in kOver not by one.
+enum class Range { kOrdinary, kPeaked, kFlat, kMost, kLeast, kEqual, kLight, kMixed, kEdge, kOver };
 
 struct Case {
   int32_t head_dim, key_begin, keys;
@@ -52,7 +53,9 @@ struct Problem {
         key(static_cast<size_t>(tiles * stride)),
         value(static_cast<size_t>(kHeads * head_dim * value_stride)) {
     Random random(static_cast<uint32_t>(c.head_dim * 8191 + c.key_begin * 131 + c.keys) + 77);
-    random.fill(query, c.range == Range::kMost || c.range == Range::kLeast ? 255 : 0, 255);
+    const bool edge = c.range == Range::kEdge || c.range == Range::kOver;
+    const bool highest = c.range == Range::kMost || c.range == Range::kLeast || edge;
+    random.fill(query, highest ? 255 : 0, 255);
     random.fill(key, -127, 127);
     random.fill(value, -127, 127);
     random.fill(out, 0, 255);
@@ -64,6 +67,16 @@ struct Problem {
         if (c.range == Range::kMost) key[packed] = v = 127;
         if (c.range == Range::kLeast) key[packed] = v = -127;
         if (c.range == Range::kEqual) key[packed] = static_cast<int8_t>(n % 100);
+        const bool light = c.range == Range::kLight || c.range == Range::kMixed;
+        if (light && (c.range == Range::kLight || t % 3 != 0)) key[packed] = static_cast<int8_t>(key[packed] / 4);
+        if (light && (c.range == Range::kLight || (n + t / kTile) % 2 != 0)) v = static_cast<int8_t>(v / 4);
+        if (edge) {  // a half of two words holds weights 0, 1, 4, 5 or 2, 3, 6, 7 of eight: 128 in all, or 129
+          const auto weight = [&](int32_t i) {
+            return c.range == Range::kOver && (i % 8 == 4 || i % 8 == 6) ? 33 : 32;
+          };
+          key[packed] = static_cast<int8_t>(t % 2 != 0 ? weight(n) : -weight(n));
+          v = static_cast<int8_t>(n % 2 != 0 ? weight(t) : -weight(t));
+        }
       }
     const int64_t head = static_cast<int64_t>(head_dim) * kTile;
     args.query = query.data() + head;
@@ -186,7 +199,8 @@ void check_kernel(const AttentionKernel& kernel, Check& check) {
     for (const int32_t keys : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 65, 100, 128})
       for (int32_t i = 0; i < (keys <= 33 && head_dim <= 64 ? 4 : 1); ++i)
         check_case(kernel, {head_dim, kBegins[turn++ % std::size(kBegins)], keys, Range::kOrdinary}, check);
-  for (const Range range : {Range::kPeaked, Range::kFlat, Range::kMost, Range::kLeast, Range::kEqual})
+  for (const Range range : {Range::kPeaked, Range::kFlat, Range::kMost, Range::kLeast, Range::kEqual, Range::kLight,
+                            Range::kMixed, Range::kEdge, Range::kOver})
     for (const int32_t keys : {1, 5, 33, 64, 130}) check_case(kernel, {64, 7, keys, range}, check);
   for (const int32_t keys : {3, 17, 40}) {
     check_case(kernel, {32, 41, keys, Range::kOrdinary, 0, 1}, check);
@@ -195,8 +209,12 @@ void check_kernel(const AttentionKernel& kernel, Check& check) {
   check_case(kernel, {256, 3, 37, Range::kMost}, check);
   check_case(kernel, {256, 3, 37, Range::kLeast}, check);
   check_case(kernel, {32, 0, 512, Range::kOrdinary}, check);
+  for (const Range range : {Range::kLight, Range::kMixed, Range::kEdge, Range::kOver})
+    for (const int32_t head_dim : {4, 20, 32, 128})
+      for (const int32_t keys : {1, 4, 31, 32, 70, 128}) check_case(kernel, {head_dim, 13, keys, range}, check);
   check_case(kernel, {8, 27, 512, Range::kFlat}, check);
-  for (const Range range : {Range::kOrdinary, Range::kPeaked, Range::kFlat, Range::kEqual})
+  for (const Range range :
+       {Range::kOrdinary, Range::kPeaked, Range::kFlat, Range::kEqual, Range::kLight, Range::kMixed})
     for (const int32_t keys : {1, 3, 31, 65, 128}) check_plain(kernel, {32, 5, keys, range}, check);
 }
 
