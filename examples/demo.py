@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,17 @@ from secateur.errors import DataError, SecateurError
 from secateur.runtime.pipelines import pipeline
 from secateur.tasks.text_classification import agreement, score
 
+if TYPE_CHECKING:
+    from secateur.recipe.recipe import Recipe
+
 ROUNDS = 3
 CALLS = 2
+
+# Compression gets what is left of the minutes that a demonstration may take; a step costs what 1.45 steps of
+# fine-tuning do, and all that comes after as much as 430 (Zen 3, AVX2; a little less on newer ones).
+SECONDS = 470.0
+STEP_COST, AFTERWARDS_COST = 1.45, 430
+LEAST_STEPS = 600
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ def demonstrate(model: Path | None, data: str, recipe: str, out: Path, seed: int
     """
     started = time.perf_counter()
     hush_libraries()
+    from secateur.recipe.recipe import load_recipe
     from secateur.training.trainer import compress, fine_tune
 
     console = output()
@@ -111,11 +121,22 @@ def demonstrate(model: Path | None, data: str, recipe: str, out: Path, seed: int
     _check_positions(source)
     splits = load_splits(data)
     console.print(splits.describe(), markup=False, highlight=False)
+    batch_size = 16
     tuned = fine_tune(
-        source, splits, out / "dense", epochs=3, learning_rate=2e-4, batch_size=16, min_steps=300, seed=seed
+        *(source, splits, out / "dense"),
+        epochs=3,
+        learning_rate=2e-4,
+        batch_size=batch_size,
+        min_steps=300,
+        seed=seed,
     )
     dense = tuned.folder
-    compressed = compress(dense, splits, recipe, out / "compressed", seed=seed)
+    step_seconds = (
+        60 * tuned.metrics["minutes"] / (tuned.metrics["epochs"] * -(-len(splits.train) // batch_size))
+    )
+    steps = affordable_steps(time.perf_counter() - started, step_seconds)
+    planned = _within(load_recipe(recipe), steps, console)
+    compressed = compress(dense, splits, planned, out / "compressed", seed=seed)
     trained = time.perf_counter()
     console.print(
         f"The model is compressed after {(trained - started) / 60:.1f} minutes; now the comparison."
@@ -144,6 +165,34 @@ def demonstrate(model: Path | None, data: str, recipe: str, out: Path, seed: int
         highlight=False,
         soft_wrap=True,
     )
+
+
+def affordable_steps(elapsed: float, step_seconds: float) -> int:
+    """Says how many steps of compression fit into the time of the demonstration.
+
+    Args:
+        elapsed: Seconds since it began.
+        step_seconds: Seconds that a step of fine-tuning took.
+
+    Returns:
+        At least `LEAST_STEPS`.
+    """
+    left = SECONDS - elapsed - AFTERWARDS_COST * step_seconds
+    return max(LEAST_STEPS, int(left / (STEP_COST * step_seconds)))
+
+
+def _within(recipe: Recipe, steps: int, console: Console) -> Recipe:
+    """Shortens what the recipe does with a few rows to a number of steps, and says so."""
+    small = recipe.small_data
+    if small is None or small.steps is None or small.steps <= steps:
+        return recipe
+    console.print(
+        f"{steps} of {small.steps} steps of compression fit into {SECONDS / 60:.0f} minutes on this machine; "
+        f"`secateur compress` takes all of them.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return recipe.model_copy(update={"small_data": small.model_copy(update={"steps": steps})})
 
 
 def _check_positions(model: Path) -> None:

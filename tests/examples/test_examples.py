@@ -117,6 +117,23 @@ def test_demo(load: Load, encoder: Path, data: Path, recipe: Path, tmp_path: Pat
     assert results["engine_against_pytorch"]["rows_differ"] <= 0.1
 
 
+def test_demo_takes_the_steps_that_fit(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = load("demo")
+    assert demo.affordable_steps(90.0, 0.2) == int((demo.SECONDS - 90 - 430 * 0.2) / (1.45 * 0.2))
+    assert demo.affordable_steps(90.0, 0.1) > 1500
+    assert demo.affordable_steps(1e4, 1.0) == demo.LEAST_STEPS
+    recipes = pytest.importorskip("secateur.recipe.recipe")
+    recipe = recipes.load_recipe("balanced")
+    whole = recipe.small_data.steps
+    console = demo.output()
+    assert demo._within(recipe, whole, console) == recipe
+    assert capsys.readouterr().out == ""
+    shorter = demo._within(recipe, 700, console)
+    assert shorter.small_data.steps == 700
+    assert shorter.stretched(2153).training.min_steps == 700
+    assert f"700 of {whole} steps" in capsys.readouterr().out
+
+
 def test_demo_refuses_what_cannot_work(
     load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
