@@ -40,10 +40,10 @@ inline void normalise(const LayerNormArgs& args) {
     for (int32_t v = 0; v < kVectors; ++v) {
       __m256i q[kBlock];
       for (int32_t i = 0; i < kBlock; ++i) {
-        float* p = args.h + (n + i) * kTile + v * kLanes;
-        const __m256 h =
-            _mm256_fmadd_ps(_mm256_mul_ps(_mm256_sub_ps(_mm256_load_ps(p), mean[v]), rstd[v]),
-                            _mm256_broadcast_ss(args.gamma + n + i), _mm256_broadcast_ss(args.beta + n + i));
+        const int32_t c = args.order == nullptr ? n + i : args.order[n + i];
+        float* p = args.h + c * kTile + v * kLanes;
+        const __m256 h = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_sub_ps(_mm256_load_ps(p), mean[v]), rstd[v]),
+                                         _mm256_broadcast_ss(args.gamma + c), _mm256_broadcast_ss(args.beta + c));
         _mm256_store_ps(p, h);
         q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(h, inv_scale));
       }

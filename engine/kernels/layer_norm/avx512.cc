@@ -49,9 +49,10 @@ void normalise(const LayerNormArgs args) {  // a copy: no store can alias it
       __m512i q[kBlock];
 #pragma GCC unroll 4
       for (int i = 0; i < kBlock; ++i) {
-        float* h = args.h + static_cast<int64_t>(n + i) * kTile + 16 * v;
+        const int32_t c = args.order == nullptr ? n + i : args.order[n + i];
+        float* h = args.h + static_cast<int64_t>(c) * kTile + 16 * v;
         const __m512 x = _mm512_mul_ps(_mm512_sub_ps(_mm512_load_ps(h), mean[v]), rstd[v]);
-        const __m512 y = _mm512_fmadd_ps(x, _mm512_set1_ps(args.gamma[n + i]), _mm512_set1_ps(args.beta[n + i]));
+        const __m512 y = _mm512_fmadd_ps(x, _mm512_set1_ps(args.gamma[c]), _mm512_set1_ps(args.beta[c]));
         _mm512_store_ps(h, y);
         q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(y, inv_scale));
       }

@@ -4,7 +4,7 @@
 //   var  = sum_n fma(d, d, .) * (1/N)  d = h[n] - mean
 //   rstd = 1 / sqrt(var + eps)
 //   h[n] = fma((h[n] - mean) * rstd, gamma[n], beta[n])
-//   out  = clamp(rint(h[n] * inv_scale) + zero_point, 0, 255)
+//   out  = clamp(rint(h[n] * inv_scale) + zero_point, 0, 255), place j for n = order[j]
 //
 // Sums run down a lane, so they do not depend on the batch or the ISA.
 #pragma once
@@ -24,7 +24,8 @@ struct LayerNormArgs {
   float eps;
   float inv_scale;
   int32_t zero_point;
-  uint8_t* out;  // tile [N/4][32][4], or nullptr when nothing reads the quantized form
+  uint8_t* out;                     // tile [N/4][32][4], or nullptr when nothing reads the quantized form
+  const uint16_t* order = nullptr;  // [N] a permutation: which channel each place of `out` holds; nullptr: its own
 };
 using LayerNormFn = void (*)(const LayerNormArgs& args);
 

@@ -18,11 +18,12 @@ void layer_norm_reference(const LayerNormArgs& args) {
       squares = std::fma(d, d, squares);
     }
     const float rstd = 1.0f / std::sqrt(squares * per_channel + args.eps);
-    for (int32_t n = 0; n < args.channels; ++n) {
+    for (int32_t place = 0; place < args.channels; ++place) {
+      const int32_t n = args.order == nullptr ? place : args.order[place];
       float& v = h[static_cast<ptrdiff_t>(n) * kTile];
       v = std::fma((v - mean) * rstd, args.gamma[n], args.beta[n]);
       if (args.out != nullptr)
-        args.out[(static_cast<ptrdiff_t>(n / kBlock) * kTile + t) * kBlock + n % kBlock] =
+        args.out[(static_cast<ptrdiff_t>(place / kBlock) * kTile + t) * kBlock + place % kBlock] =
             reference::quantize_u8(v, args.inv_scale, args.zero_point);
     }
   }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <numeric>
+#include <vector>
 
 #include "kernels/tests/families.h"
 
@@ -48,9 +50,10 @@ struct Problem {
   AlignedBuffer<float> h;  // a guard channel group follows the tile
   AlignedBuffer<float> gamma, beta;
   AlignedBuffer<uint8_t> out;
+  std::vector<uint16_t> order;
   LayerNormArgs args{};
 
-  Problem(int32_t channels, int32_t tokens, Range range, bool quantized)
+  Problem(int32_t channels, int32_t tokens, Range range, bool quantized, bool ordered = false)
       : channels(channels),
         tokens(tokens),
         range(range),
@@ -74,16 +77,23 @@ struct Problem {
     args.zero_point = random.integer(0, 255);
     args.h = h.data();
     args.out = quantized ? out.data() : nullptr;
+    order.resize(static_cast<size_t>(channels));
+    std::iota(order.begin(), order.end(), static_cast<uint16_t>(0));
+    if (!ordered) return;
+    for (size_t i = order.size() - 1; i > 0; --i)
+      std::swap(order[i], order[static_cast<size_t>(random.integer(0, static_cast<int32_t>(i)))]);
+    args.order = order.data();
   }
 
+  // Where the quantized form of place n of the order lies.
   size_t packed(int32_t n, int32_t t) const {
     return (static_cast<size_t>(n / kBlock) * kTile + t) * kBlock + n % kBlock;
   }
 };
 
-void compare(const LayerNormKernel& kernel, int32_t channels, int32_t tokens, Range range, bool quantized,
+void compare(const LayerNormKernel& kernel, int32_t channels, int32_t tokens, Range range, bool quantized, bool ordered,
              Check& check) {
-  Problem want(channels, tokens, range, quantized), got(channels, tokens, range, quantized);
+  Problem want(channels, tokens, range, quantized, ordered), got(channels, tokens, range, quantized, ordered);
   reference().run(want.args);
   kernel.run(got.args);
   for (int32_t n = 0; n < channels + kBlock; ++n)
@@ -99,8 +109,8 @@ void compare(const LayerNormKernel& kernel, int32_t channels, int32_t tokens, Ra
 }
 
 // The formula in double: float32 sums of N terms in a row are off by about N * 2^-24 of their size at most.
-void compare_plain(const LayerNormKernel& kernel, int32_t channels, Range range, Check& check) {
-  Problem before(channels, kTile, range, true), got(channels, kTile, range, true);
+void compare_plain(const LayerNormKernel& kernel, int32_t channels, Range range, bool ordered, Check& check) {
+  Problem before(channels, kTile, range, true, ordered), got(channels, kTile, range, true, ordered);
   kernel.run(got.args);
   for (int32_t t = 0; t < kTile; ++t) {
     double sum = 0, squares = 0, largest = 0;
@@ -110,14 +120,15 @@ void compare_plain(const LayerNormKernel& kernel, int32_t channels, Range range,
     for (int32_t n = 0; n < channels; ++n) squares += (h(n) - mean) * (h(n) - mean);
     const double rstd = 1.0 / std::sqrt(squares / channels + before.args.eps);
     const double slack = 3e-8 * channels * (1.0 + largest * rstd) + 1e-6 * (1.0 + largest * rstd);
-    for (int32_t n = 0; n < channels; ++n) {
+    for (int32_t place = 0; place < channels; ++place) {
+      const int32_t n = got.order[static_cast<size_t>(place)];
       const double want = (h(n) - mean) * rstd * before.gamma[n] + before.beta[n];
       const double v = got.h[static_cast<size_t>(n) * kTile + t];
       EXPECT(check, std::fabs(v - want) <= slack * (1.0 + std::fabs(want)),
              "%d channels, range %d: %.9g is far from %.9g", channels, static_cast<int>(range), v, want);
       const double q = std::clamp(v * before.args.inv_scale + before.args.zero_point, 0.0, 255.0);
-      EXPECT(check, std::fabs(got.out[got.packed(n, t)] - q) <= 0.5001, "%d channels: %d is more than half from %.6f",
-             channels, got.out[got.packed(n, t)], q);
+      EXPECT(check, std::fabs(got.out[got.packed(place, t)] - q) <= 0.5001,
+             "%d channels: %d is more than half from %.6f", channels, got.out[got.packed(place, t)], q);
     }
   }
 }
@@ -131,10 +142,11 @@ void test_layer_norm(Report& report) {
         for (const Range range : {Range::kOrdinary, Range::kHuge, Range::kOverflow, Range::kTiny, Range::kDenormal,
                                   Range::kConstant, Range::kOffset, Range::kOutlier})
           for (int32_t tokens = 1; tokens <= kTile; tokens += channels <= 32 ? 1 : 5)
-            compare(kernel, channels, tokens, range, tokens % 4 != 3, check);
+            for (const bool ordered : {false, true})
+              compare(kernel, channels, tokens, range, tokens % 4 != 3, ordered, check);
       for (const int32_t channels : {4, 32, 384, 1024})
         for (const Range range : {Range::kOrdinary, Range::kTiny, Range::kHuge, Range::kOutlier, Range::kOffset})
-          compare_plain(kernel, channels, range, check);
+          for (const bool ordered : {false, true}) compare_plain(kernel, channels, range, ordered, check);
     });
 }
 
