@@ -55,22 +55,36 @@ Run find_run(const FloatMatrix& matrix, int32_t row, int32_t first_col, int32_t 
   return {row, first, matrix.values + (first - matrix.col), static_cast<int32_t>(last - first)};
 }
 
+uint16_t offset(const Run& run, int32_t i, int32_t first_col) {
+  return static_cast<uint16_t>((run.col[i] - first_col) * kColumnUnits);
+}
+
+// Entries 0 .. steps - 1 of a group's rows.
 template <class Step>
-Step make_step(const Run* runs, int32_t i, int32_t first_col);
+void write_steps(const Run* runs, int32_t steps, int32_t first_col, Writer& out);
 
 template <>
-StepAvx2 make_step(const Run* runs, int32_t i, int32_t first_col) {
-  StepAvx2 step{};
-  for (int32_t r = 0; r < StepAvx2::kRows; ++r) {
-    step.weights[r] = runs[r].values[i];
-    step.columns |= std::rotl(static_cast<uint32_t>((runs[r].col[i] - first_col) * kColumnUnits), 10 * r);
+void write_steps<StepAvx2>(const Run* runs, int32_t steps, int32_t first_col, Writer& out) {
+  for (int32_t i = 0; i < steps; ++i) {
+    StepAvx2 step{};
+    for (int32_t r = 0; r < StepAvx2::kRows; ++r) {
+      step.weights[r] = runs[r].values[i];
+      step.columns |= std::rotl(static_cast<uint32_t>(offset(runs[r], i, first_col)), 10 * r);
+    }
+    out.put(step);
   }
-  return step;
+}
+
+template <>
+void write_steps<StepAvx512>(const Run* runs, int32_t steps, int32_t first_col, Writer& out) {
+  for (int32_t i = 0; i < steps; ++i)
+    for (int32_t r = 0; r < StepAvx512::kRows; ++r) out.put(runs[r].values[i]);
+  for (int32_t i = 0; i < steps; ++i)
+    for (int32_t r = 0; r < StepAvx512::kRows; ++r) out.put(offset(runs[r], i, first_col));
 }
 
 Single make_single(const Run& run, int32_t i, int32_t row_begin, int32_t first_col) {
-  return {run.values[i], static_cast<uint16_t>((run.col[i] - first_col) * kColumnUnits),
-          static_cast<uint16_t>(run.row - row_begin)};
+  return {run.values[i], offset(run, i, first_col), static_cast<uint16_t>(run.row - row_begin)};
 }
 
 template <class Step>
@@ -108,8 +122,8 @@ void write_section(const FloatMatrix& matrix, int32_t row_begin, int32_t first_c
     out.put(Lone{static_cast<uint16_t>(runs[r].length), static_cast<uint16_t>(runs[r].row - row_begin)});
   out.align(16);
   for (size_t g = 0; g < groups.size(); ++g) {
-    const Run* group_runs = &runs[num_lone + g * Step::kRows];
-    for (int32_t i = 0; i < groups[g].steps; ++i) out.put(make_step<Step>(group_runs, i, first_col));
+    write_steps<Step>(&runs[num_lone + g * Step::kRows], groups[g].steps, first_col, out);
+    out.align(16);
   }
   for (int32_t r = 0; r < num_lone; ++r)
     for (int32_t i = 0; i < runs[r].length; ++i) out.put(make_single(runs[r], i, row_begin, first_col));
@@ -145,5 +159,6 @@ PackedWeights pack(const FloatMatrix& matrix) {
 }  // namespace
 
 PackedWeights pack_spmm_f32_avx2(const FloatMatrix& matrix) { return pack<StepAvx2>(matrix); }
+PackedWeights pack_spmm_f32_avx512(const FloatMatrix& matrix) { return pack<StepAvx512>(matrix); }
 
 }  // namespace secateur
