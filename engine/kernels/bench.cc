@@ -2,9 +2,9 @@
 //
 // Weights are bell-shaped, pruned by the size of their blocks and quantized per row, as trained ones are. A time is
 // the best of many rounds with warm caches. "eff" counts all multiplications of the dense matrix, "exec" those of the
-// blocks that are stored; "peak" is exec's share of what the int8 instruction does on registers.
+// blocks that are stored (float32: of the weights, which are pruned one by one); "peak" is exec's share of what the
+// instruction does on registers.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
+#include "kernels/bench/timing.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
@@ -22,23 +23,6 @@
 
 namespace secateur::bench {
 namespace {
-
-constexpr int32_t kTokens[] = {8, 32, 128};
-
-// Seconds of the fastest of many calls.
-template <class F>
-double fastest(F call) {
-  using Clock = std::chrono::steady_clock;
-  double best = 1e9, total = 0;
-  for (int32_t round = 0; total < 0.15 || round < 5; ++round) {
-    const auto start = Clock::now();
-    call();
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    best = std::min(best, seconds);
-    total += seconds;
-  }
-  return best;
-}
 
 template <class T>
 AlignedBuffer<T> random_buffer(size_t size, int32_t low, int32_t high, uint32_t seed) {
@@ -287,18 +271,14 @@ constexpr GemvKernel kGemv[] = {
 #undef KERNEL
 
 int run(const std::string& part) {
-  const std::vector<Isa> isas = available_isas();
   const auto for_each = [&](const auto& kernels, auto bench) {
-    for (const auto& kernel : kernels) {
-      const bool wanted = std::string(kernel.name).find(part) != std::string::npos;
-      // The reference is not there to be fast: timed only when asked for.
-      if (wanted && isa_includes(isas.front(), kernel.isa) && (kernel.isa != kReference || !part.empty()))
-        bench(kernel);
-    }
+    for (const auto& kernel : kernels)
+      if (is_wanted(kernel.name, kernel.isa, part)) bench(kernel);
   };
   std::printf("%s\n", cpu_brand().c_str());
   for_each(kSparse, [](const ProductKernel& kernel) { bench_product(kernel, true); });
   for_each(kDense, [](const ProductKernel& kernel) { bench_product(kernel, false); });
+  bench_products_f32(part);
   std::printf("\n%-32s %5s %10s %10s %10s\n", "us", "width", "M = 8", "M = 32", "M = 128");
   for (const int32_t width : {384, 768}) {
     for_each(kEpilogue, [&](const EpilogueKernels& kernels) { bench_epilogue(kernels, width); });
