@@ -182,11 +182,13 @@ void print_times(const char* name, int32_t width, Call call) {
 
 void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
   const auto acc = random_buffer<int32_t>(kRowBlock * kTile, -40000, 40000, 3);
+  AlignedBuffer<float> acc_f32(acc.size());
+  for (size_t i = 0; i < acc.size(); ++i) acc_f32[i] = static_cast<float>(acc[i]) * 1e-4f;
   const std::vector<float> scale(width, 1e-4f), bias(width, 0.1f);
   const size_t size = static_cast<size_t>(width) * kTokens[2];
   AlignedBuffer<uint8_t> out(size);
   AlignedBuffer<int8_t> value(size);
-  AlignedBuffer<float> residual(size);
+  AlignedBuffer<float> residual(size), out_f32(size);
   const auto run = [&](const char* part, EpilogueFn function) {
     print_times((std::string(kernels.name) + "_" + part).c_str(), width, [&](int32_t tokens) {
       for (int32_t t = 0; t < tokens; t += kTile)
@@ -194,16 +196,23 @@ void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
           const size_t tile = static_cast<size_t>(t) * width;
           function({acc.data(), scale.data(), bias.data(), row, std::min(kRowBlock, width - row),
                     std::min(tokens - t, kTile), 40.0f, 128, out.data() + tile, value.data() + t, kTokens[2],
-                    residual.data() + tile, kGeluErf});
+                    residual.data() + tile, kGeluErf, acc_f32.data(), out_f32.data() + tile});
         }
     });
   };
-  run("u8", kernels.u8);
-  run("s8", kernels.s8);
-  run("value", kernels.value);
-  run("gelu", kernels.gelu);
-  run("relu", kernels.relu);
-  run("add", kernels.add);
+  const auto run_all = [&](const std::string& sums, const EpilogueForms& forms) {
+    run((sums + "_u8").c_str(), forms.u8);
+    run((sums + "_s8").c_str(), forms.s8);
+    run((sums + "_value").c_str(), forms.value);
+    run((sums + "_gelu").c_str(), forms.gelu);
+    run((sums + "_relu").c_str(), forms.relu);
+    run((sums + "_add").c_str(), forms.add);
+    run((sums + "_f32").c_str(), forms.f32);
+    run((sums + "_gelu_f32").c_str(), forms.gelu_f32);
+    run((sums + "_relu_f32").c_str(), forms.relu_f32);
+  };
+  run_all("s32", *kernels.s32);
+  run_all("f32", *kernels.f32);
 }
 
 void bench_attention(const AttentionKernel& kernel, int32_t heads, int32_t head_dim) {
@@ -266,7 +275,7 @@ constexpr ProductKernel kDense[] = {
 #include "kernels/gemm_u8s8/kernels.inc"
 };
 #undef KERNEL
-#define KERNEL(isa, name) {#name, isa, name##_u8, name##_s8, name##_value, name##_gelu, name##_relu, name##_add},
+#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
 constexpr EpilogueKernels kEpilogue[] = {
 #include "kernels/epilogue/kernels.inc"
 };

@@ -100,7 +100,7 @@ void validate(const LinearRecord& record) {
   }
 }
 
-EpilogueFn choose_epilogue(const LinearRecord& record, const EpilogueKernels& kernels) {
+EpilogueFn choose_epilogue(const LinearRecord& record, const EpilogueForms& kernels) {
   switch (record.role) {
     case Role::kQuery:
       return kernels.u8;
@@ -165,7 +165,7 @@ LinearPart make_linear_part(const LinearRecord& record, Isa isa) {
     part.bias[n] = record.bias.data[n] - part.scale[n] * static_cast<float>(record.input_zero_point * sum);
   }
   part.sink = choose_sink(record.role);
-  part.epilogue = choose_epilogue(record, select_epilogue(isa));
+  part.epilogue = choose_epilogue(record, *select_epilogue(isa).s32);
   part.gelu = record.activation == Activation::kGeluNew ? kGeluTanh : kGeluErf;
   return part;
 }
