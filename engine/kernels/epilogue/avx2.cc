@@ -116,39 +116,44 @@ inline __m256i saturate_s8(__m256i low, __m256i high) {
   return _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(-127));
 }
 
-inline void store_words(const EpilogueArgs& args, int32_t r, int32_t t, __m256i words) {
-  uint8_t* out = args.out + (static_cast<int64_t>(args.row_begin + r) * kTile + t * kBlock);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(out), words);
+inline uint8_t* first_word(const EpilogueArgs& args) { return args.out + static_cast<int64_t>(args.row_begin) * kTile; }
+
+inline void store_words(uint8_t* out, int32_t r, int32_t t, __m256i words) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(out + r * kTile + t * kBlock), words);
 }
 
 template <Sums kSums, class Activation>
 void write_u8(const EpilogueArgs& args) {
   const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(args.zero_point));
-  for_each_quantized<kSums, Activation>(args, [&](int32_t r, int32_t t, __m256i low, __m256i high) {
+  uint8_t* const out = first_word(args);
+  for_each_quantized<kSums, Activation>(args, [=](int32_t r, int32_t t, __m256i low, __m256i high) {
     low = _mm256_adds_epi16(low, zero_point);
     high = _mm256_adds_epi16(high, zero_point);
-    store_words(args, r, t, to_words(_mm256_packus_epi16(low, high)));
+    store_words(out, r, t, to_words(_mm256_packus_epi16(low, high)));
   });
 }
 
 template <Sums kSums>
 void write_s8(const EpilogueArgs& args) {
-  for_each_quantized<kSums, Identity>(args, [&](int32_t r, int32_t t, __m256i low, __m256i high) {
-    store_words(args, r, t, to_words(saturate_s8(low, high)));
+  uint8_t* const out = first_word(args);
+  for_each_quantized<kSums, Identity>(args, [=](int32_t r, int32_t t, __m256i low, __m256i high) {
+    store_words(out, r, t, to_words(saturate_s8(low, high)));
   });
 }
 
 template <Sums kSums>
 void write_value(const EpilogueArgs& args) {
-  for_each_quantized<kSums, Identity>(args, [&](int32_t r, int32_t t, __m256i low, __m256i high) {
+  const int64_t stride = args.value_stride;
+  int8_t* const out = args.value + args.row_begin * stride;
+  for_each_quantized<kSums, Identity>(args, [=](int32_t r, int32_t t, __m256i low, __m256i high) {
     const __m256i rows = saturate_s8(low, high);  // in each half [4 rows][4 tokens]
     const __m128i first = _mm256_castsi256_si128(rows), second = _mm256_extracti128_si256(rows, 1);
     const __m128i rows01 = _mm_unpacklo_epi32(first, second), rows23 = _mm_unpackhi_epi32(first, second);
-    int8_t* out = args.value + (args.row_begin + r) * args.value_stride + t;
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), rows01);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + args.value_stride), _mm_unpackhi_epi64(rows01, rows01));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 2 * args.value_stride), rows23);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 3 * args.value_stride), _mm_unpackhi_epi64(rows23, rows23));
+    int8_t* const to = out + r * stride + t;
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), rows01);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + stride), _mm_unpackhi_epi64(rows01, rows01));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 2 * stride), rows23);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 3 * stride), _mm_unpackhi_epi64(rows23, rows23));
   });
 }
 
