@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention_f32/attention_f32.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
@@ -225,9 +226,41 @@ void bench_attention(const AttentionKernel& kernel, int32_t heads, int32_t head_
     const int64_t tile = static_cast<int64_t>(width) * kTile;
     for (int32_t head = 0; head < heads; ++head) {
       const size_t channel = static_cast<size_t>(head) * head_dim;
-      kernel.run({query.data() + channel * kTile, key.data() + channel * kTile, value.data() + channel * kTokens[2],
-                  out.data() + channel * kTile, tile, tile, kTokens[2], tile, head_dim, 0, tokens, 0, tokens, 128,
-                  1e-5f, 0.02f, 40.0f, 128, scratch.data()});
+      kernel.run({query.data() + channel * kTile,
+                  key.data() + channel * kTile,
+                  value.data() + channel * kTokens[2],
+                  out.data() + channel * kTile,
+                  tile,
+                  tile,
+                  kTokens[2],
+                  tile,
+                  head_dim,
+                  0,
+                  tokens,
+                  0,
+                  tokens,
+                  128,
+                  1e-5f,
+                  0.02f,
+                  40.0f,
+                  128,
+                  scratch.data(),
+                  nullptr});
+    }
+  });
+}
+
+void bench_attention_f32(const AttentionF32Kernel& kernel, int32_t heads, int32_t head_dim) {
+  const int32_t width = heads * head_dim;
+  AlignedBuffer<float> in(static_cast<size_t>(width) * kTokens[2]), out(in.size());
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i % 17) * 0.25f - 2.0f;
+  AlignedBuffer<uint8_t> scratch(attention_f32_scratch_bytes(kTokens[2]));
+  print_times(kernel.name, width, [&](int32_t tokens) {
+    const int64_t tile = static_cast<int64_t>(width) * kTile;
+    for (int32_t head = 0; head < heads; ++head) {
+      const float* const from = in.data() + static_cast<size_t>(head) * head_dim * kTile;
+      kernel.run({from, from, from, nullptr, out.data() + (from - in.data()), tile, tile, tile, head_dim, 0, tokens, 0,
+                  tokens, 0.18f, 40.0f, 128, scratch.data()});
     }
   });
 }
@@ -284,6 +317,9 @@ constexpr EpilogueKernels kEpilogue[] = {
 constexpr AttentionKernel kAttention[] = {
 #include "kernels/attention/kernels.inc"
 };
+constexpr AttentionF32Kernel kAttentionF32[] = {
+#include "kernels/attention_f32/kernels.inc"
+};
 constexpr LayerNormKernel kLayerNorm[] = {
 #include "kernels/layer_norm/kernels.inc"
 };
@@ -312,6 +348,7 @@ int run(const std::string& part) {
   for (const int32_t width : {384, 768}) {
     for_each(kEpilogue, [&](const EpilogueKernels& kernels) { bench_epilogue(kernels, width); });
     for_each(kAttention, [&](const AttentionKernel& kernel) { bench_attention(kernel, 12, width / 12); });
+    for_each(kAttentionF32, [&](const AttentionF32Kernel& kernel) { bench_attention_f32(kernel, 12, width / 12); });
     for_each(kLayerNorm, [&](const LayerNormKernel& kernel) { bench_layer_norm(kernel, width); });
     for_each(kEmbedding, [&](const EmbeddingKernel& kernel) { bench_embedding(kernel, width); });
     for_each(kGemv, [&](const GemvKernel& kernel) { bench_gemv(kernel, width); });

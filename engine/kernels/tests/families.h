@@ -7,6 +7,7 @@ namespace secateur::tests {
 void test_products(Report& report);  // spmm_u8s8 and gemm_u8s8
 void test_epilogue(Report& report);
 void test_attention(Report& report);
+void test_attention_f32(Report& report);
 void test_layer_norm(Report& report);
 void test_embedding(Report& report);
 void test_gemv_f32(Report& report);
