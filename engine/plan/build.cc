@@ -3,7 +3,7 @@
 #include "plan/attention.h"
 #include "plan/check.h"
 #include "plan/linear.h"
-#include "plan/plan.h"
+#include "plan/packed_model.h"
 
 namespace secateur {
 namespace {
@@ -53,7 +53,7 @@ void check_shape(const LinearRecord& record, int64_t n, int64_t k) {
 
 }  // namespace
 
-void Plan::build(const PlanDescription& description) {
+void PackedModel::build(const PlanDescription& description) {
   const int64_t hidden = description.hidden_size;
   check(hidden > 0 && hidden % 4 == 0 && hidden <= 16384, "hidden_size must be a multiple of 4, at most 16384");
   hidden_ = static_cast<int32_t>(hidden);
@@ -63,7 +63,7 @@ void Plan::build(const PlanDescription& description) {
   auto embed = std::make_unique<EmbedStep>(reader.next<EmbedRecord>("the embeddings"), hidden, eps, isa_);
   embed_ = embed.get();
   max_sequence_ = std::min(description.max_tokens, embed->max_positions());
-  check(max_sequence_ > 0, "max_tokens must be positive");
+  check(max_sequence_ > 0 && max_sequence_ <= (1 << 20), "the longest sequence must be 1 .. 1048576 tokens");
   NormStep* norm = embed.get();  // the norm whose output the next projections read
   steps_.push_back(std::move(embed));
   check(reader.sees<LinearRecord>(), "the plan has no encoder layer");

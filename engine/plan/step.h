@@ -21,7 +21,7 @@ struct Rows {
   int32_t tile_tokens(int32_t tile) const { return std::min(kTile, tokens - tile * kTile); }
 };
 
-// One call's batch and memory. Reused by later calls; grows to the largest batch seen.
+// One call's batch and memory. Reused by later calls; grows to the largest group of tokens seen.
 struct Call {
   const int32_t* input_ids = nullptr;
   const int32_t* token_type_ids = nullptr;
@@ -34,7 +34,9 @@ struct Call {
   AlignedBuffer<int8_t> value;  // [channel][value_stride]
   int64_t value_stride = 0;
   AlignedBuffer<int32_t> position;              // [tokens]
+  AlignedBuffer<int32_t> zeros;                 // [tokens], the token types of a batch without
   std::vector<AlignedBuffer<uint8_t>> scratch;  // one a worker
+  size_t bytes = 0;                             // of all these buffers
 };
 
 struct Worker {

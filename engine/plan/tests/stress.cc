@@ -1,4 +1,5 @@
-// Eight callers at once on one plan, with threads: run under ThreadSanitizer or AddressSanitizer.
+// Eight callers at once on plans that share one model, while other plans come and go: run under ThreadSanitizer or
+// AddressSanitizer.
 // Prints 'N passed, N failed'.
 #include <cstdio>
 #include <random>
@@ -91,8 +92,10 @@ struct Request {
 }  // namespace
 
 int main() {
-  Model model;
-  Plan plan(model.describe(3), resolve_isa(nullptr), 3);
+  Model arrays;
+  const auto packed = std::make_shared<const PackedModel>(arrays.describe(3), resolve_isa(nullptr));
+  Plan plan(packed, 3), alone(packed, 1), bounded(packed, 2, kPositions);
+  Plan* const plans[] = {&plan, &alone, &bounded};
   std::mt19937 random(11);
   std::vector<Request> requests(8);
   for (Request& request : requests) {
@@ -106,15 +109,25 @@ int main() {
     plan.run(request.batch(), request.logits.data());
   }
   std::atomic<int> passed{0}, failed{0};
+  const auto ask = [&](Plan& asked, const Request& request) {
+    std::vector<float> logits(request.logits.size());
+    asked.run(request.batch(), logits.data());
+    (logits == request.logits ? passed : failed).fetch_add(1);
+  };
   std::vector<std::thread> callers;
-  for (const Request& request : requests)
-    callers.emplace_back([&] {
-      std::vector<float> logits(request.logits.size());
-      for (int round = 0; round < 10; ++round) {
-        plan.run(request.batch(), logits.data());
-        (logits == request.logits ? passed : failed).fetch_add(1);
-      }
+  for (size_t i = 0; i < requests.size(); ++i)
+    callers.emplace_back([&, i] {
+      for (size_t round = 0; round < 12; ++round) ask(*plans[(i + round) % 3], requests[i]);
     });
+  callers.emplace_back([&] {
+    for (int round = 0; round < 10; ++round) {
+      Plan passing(packed, 1 + round % 3, round % 2 == 0 ? 0 : 64);
+      ask(passing, requests[static_cast<size_t>(round) % requests.size()]);
+      plan.set_profiling(round % 2 == 0);
+      plan.steps();
+      bounded.arena_bytes();
+    }
+  });
   for (std::thread& caller : callers) caller.join();
   std::printf("%d passed, %d failed\n", passed.load(), failed.load());
   return failed.load() == 0 ? 0 : 1;
