@@ -76,11 +76,32 @@ class DescriptionReader {
     return array<T>(record, key);
   }
 
+  // int8 or float32: the array's own type decides.
+  Weights weights(const nb::dict& record, const char* key) {
+    const nb::object given = item(record, key);
+    if (NumpyArray<int8_t> view; nb::try_cast(given, view, /*convert=*/false)) return array<int8_t>(record, key);
+    if (NumpyArray<float> view; nb::try_cast(given, view, /*convert=*/false)) return array<float>(record, key);
+    throw std::invalid_argument("a plan step's '" + std::string(key) +
+                                "' is not a contiguous array of its type, int8 or float32");
+  }
+  static void refuse(const nb::dict& record, const std::string& what, std::initializer_list<const char*> keys) {
+    for (const char* key : keys)
+      if (record.contains(key) && !record[key].is_none())
+        throw std::invalid_argument(what + " is float32 and takes no '" + key + "'");
+  }
+
   TableRecord table(const nb::dict& record, const char* rows) {
     const std::string scale = std::string(rows) + "_scale";
+    TableRecord result;
+    result.rows = weights(record, rows);
     tables_.append(item(record, rows));
-    tables_.append(item(record, scale.c_str()));
-    return {array<int8_t>(record, rows), array<float>(record, scale.c_str())};
+    if (is_f32(result.rows)) {
+      refuse(record, "the table '" + std::string(rows) + "'", {scale.c_str()});
+    } else {
+      result.scale = array<float>(record, scale.c_str());
+      tables_.append(item(record, scale.c_str()));
+    }
+    return result;
   }
 
   LinearRecord linear(const nb::dict& record) {
@@ -103,11 +124,30 @@ class DescriptionReader {
     result.n = value<int64_t>(record, "n");
     result.k = value<int64_t>(record, "k");
     result.mask = optional_array<uint8_t>(record, "mask");
-    result.weight = array<int8_t>(record, result.mask.data != nullptr ? "values" : "weight");
-    result.scale = array<float>(record, "scale");
+    result.weight = weights(record, result.mask.data != nullptr ? "values" : "weight");
     result.bias = array<float>(record, "bias");
-    result.input_scale = value<float>(record, "input_scale");
-    result.input_zero_point = value<int32_t>(record, "input_zero_point");
+    if (is_f32(result.weight)) {
+      refuse(record, result.name, {"scale", "input_scale", "input_zero_point"});
+    } else {
+      result.scale = array<float>(record, "scale");
+      result.input_scale = value<float>(record, "input_scale");
+      result.input_zero_point = value<int32_t>(record, "input_zero_point");
+    }
+    return result;
+  }
+
+  // int8 where there are scales; a part of them is an error.
+  AttentionRecord attention(const nb::dict& record) {
+    AttentionRecord result;
+    result.name = value<std::string>(record, "name");
+    result.num_heads = value<int64_t>(record, "num_heads");
+    result.head_dim = value<int64_t>(record, "head_dim");
+    bool quantized = false;
+    for (const char* key : {"query_scale", "query_zero_point", "key_scale", "value_scale"})
+      quantized |= record.contains(key) && !record[key].is_none();
+    if (quantized)
+      result.scales = AttentionScales{value<float>(record, "query_scale"), value<float>(record, "key_scale"),
+                                      value<float>(record, "value_scale"), value<int32_t>(record, "query_zero_point")};
     return result;
   }
 
@@ -117,11 +157,7 @@ class DescriptionReader {
       return EmbedRecord{table(record, "word"), table(record, "position"), table(record, "token_type"),
                          array<float>(record, "gamma"), array<float>(record, "beta")};
     if (op == "linear") return linear(record);
-    if (op == "attention")
-      return AttentionRecord{value<std::string>(record, "name"),        value<int64_t>(record, "num_heads"),
-                             value<int64_t>(record, "head_dim"),        value<float>(record, "query_scale"),
-                             value<float>(record, "key_scale"),         value<float>(record, "value_scale"),
-                             value<int32_t>(record, "query_zero_point")};
+    if (op == "attention") return attention(record);
     if (op == "add_norm")
       return AddNormRecord{value<std::string>(record, "name"), array<float>(record, "gamma"),
                            array<float>(record, "beta")};
@@ -253,7 +289,7 @@ nb::dict cpu_info() {
 NB_MODULE(_engine, m) {
   using secateur::PyModel;
   using secateur::PyPlan;
-  m.doc() = "Sparse int8 inference engine for BERT-family encoders.";
+  m.doc() = "Sparse inference engine, int8 and float32, for BERT-family encoders.";
   m.def("cpu_info", &secateur::cpu_info,
         "Brand, features, instruction sets this CPU can run (best first) and CPUs this process may use.");
   m.def(

@@ -24,15 +24,13 @@ class PackedModel {
   const EmbedStep& embed() const { return *embed_; }
   int32_t num_labels() const { return head_->num_labels(); }
   int64_t max_sequence() const { return max_sequence_; }
-  int32_t hidden() const { return hidden_; }
-  int32_t attention_width() const { return attention_width_; }
-  int32_t inner_width() const { return inner_width_; }
+  const Widths& widths() const { return widths_; }
 
  private:
   void build(const PlanDescription& description);
 
   Isa isa_;
-  int32_t hidden_ = 0, attention_width_ = 0, inner_width_ = 0;  // widest of any layer
+  Widths widths_;
   int64_t max_sequence_ = 0;
   std::vector<std::unique_ptr<Step>> steps_;
   const EmbedStep* embed_ = nullptr;

@@ -26,13 +26,13 @@ size_t reserve(AlignedBuffer<T>& buffer, size_t size) {
   return buffer.bytes();
 }
 
-size_t reserve(Rows& rows, int32_t tokens, const PackedModel& model) {
+size_t reserve(Rows& rows, int32_t tokens, const Widths& widths) {
   const size_t slots = (static_cast<size_t>(tokens) + kTile - 1) / kTile * kTile;
-  size_t bytes = reserve(rows.residual, slots * model.hidden());
-  bytes += reserve(rows.hidden, slots * model.hidden());
-  bytes += reserve(rows.query, slots * model.attention_width());
-  bytes += reserve(rows.context, slots * model.attention_width());
-  bytes += reserve(rows.inner, slots * model.inner_width());
+  size_t bytes = reserve(rows.residual, slots * widths.residual);
+  bytes += reserve(rows.hidden, slots * widths.hidden);
+  bytes += reserve(rows.query, slots * widths.query) + reserve(rows.query_f32, slots * widths.query_f32);
+  bytes += reserve(rows.context, slots * widths.context) + reserve(rows.context_f32, slots * widths.context_f32);
+  bytes += reserve(rows.inner, slots * widths.inner) + reserve(rows.inner_f32, slots * widths.inner_f32);
   return bytes;
 }
 
@@ -203,10 +203,13 @@ void Plan::allot_all(Call& call) const {
 // Makes room for groups up to this size; what is there already stays.
 void Plan::allot(Call& call, int32_t tokens, int32_t sequences, int32_t longest) const {
   const int32_t tiles = (tokens + kTile - 1) / kTile;
-  const size_t slots = static_cast<size_t>(tiles) * kTile, width = static_cast<size_t>(model_->attention_width());
-  size_t bytes = reserve(call.all, tokens, *model_) + reserve(call.first, sequences, *model_);
-  bytes += reserve(call.key, slots * width);
-  bytes += reserve(call.value, static_cast<size_t>(value_stride(tiles)) * width + 64);
+  const size_t slots = static_cast<size_t>(tiles) * kTile;
+  const Widths& widths = model_->widths();
+  size_t bytes = reserve(call.all, tokens, widths) + reserve(call.first, sequences, widths);
+  bytes += reserve(call.key, slots * widths.key_value);
+  if (widths.key_value > 0)
+    bytes += reserve(call.value, static_cast<size_t>(value_stride(tiles)) * widths.key_value + 64);
+  bytes += reserve(call.key_f32, slots * widths.key_value_f32) + reserve(call.value_f32, slots * widths.key_value_f32);
   bytes += reserve(call.position, slots) + reserve(call.zeros, slots);
   size_t scratch_bytes = 0;
   for (const auto& step : model_->steps()) scratch_bytes = std::max(scratch_bytes, step->scratch_bytes(longest));

@@ -27,7 +27,8 @@ class Model {
       d.steps.push_back(linear("query", Role::kQuery, kHidden, kHidden, 0.03f));
       d.steps.push_back(linear("key", Role::kKey, kHidden, kHidden, 0.03f));
       d.steps.push_back(linear("value", Role::kValue, kHidden, kHidden, 0.03f));
-      d.steps.push_back(AttentionRecord{"attention", kHeads, kHidden / kHeads, 0.03f, 0.03f, 0.03f, 120});
+      d.steps.push_back(
+          AttentionRecord{"attention", kHeads, kHidden / kHeads, AttentionScales{0.03f, 0.03f, 0.03f, 120}});
       d.steps.push_back(linear("attn_out", Role::kAttnOut, kHidden, kHidden, 0.02f));
       d.steps.push_back(AddNormRecord{"norm", floats({kHidden}, 1), floats({kHidden}, 0)});
       d.steps.push_back(linear("ffn_in", Role::kFfnIn, kInner, kHidden, 0.03f));
