@@ -5,7 +5,6 @@
 // blocks that are stored (float32: of the weights, which are pruned one by one); "peak" is exec's share of what the
 // instruction does on registers.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -15,34 +14,16 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention_f32/attention_f32.h"
+#include "kernels/bench/timing.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/epilogue/epilogue.h"
-#include "kernels/gemm_f32/gemm_f32.h"
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
 #include "kernels/gemv_f32/gemv_f32.h"
 #include "kernels/layer_norm/layer_norm.h"
-#include "kernels/spmm_f32/spmm_f32.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
 
 namespace secateur::bench {
 namespace {
-
-constexpr int32_t kTokens[] = {8, 32, 128};
-
-// Seconds of the fastest of many calls.
-template <class F>
-double fastest(F call) {
-  using Clock = std::chrono::steady_clock;
-  double best = 1e9, total = 0;
-  for (int32_t round = 0; total < 0.15 || round < 5; ++round) {
-    const auto start = Clock::now();
-    call();
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    best = std::min(best, seconds);
-    total += seconds;
-  }
-  return best;
-}
 
 template <class T>
 AlignedBuffer<T> random_buffer(size_t size, int32_t low, int32_t high, uint32_t seed) {
@@ -171,109 +152,6 @@ void bench_product(const ProductKernel& kernel, bool sparse) {
         const double dense = static_cast<double>(rows) * cols * tokens / seconds * 1e-9;
         const double executed = static_cast<double>(weights.values.size()) * tokens / seconds * 1e-9;
         std::printf("%5d %5d %8.2f %4d %10.2f %8.0f %8.0f %5.0f%%\n", rows, cols, sparsity, tokens, seconds * 1e6,
-                    dense, executed, peak > 0 ? 100 * executed / peak : 0.0);
-      }
-    }
-}
-
-// GMAC/s of float32 multiplication on registers; 0 where it is not known how to measure it.
-double register_peak_f32(Isa isa, const char** instruction) {
-  *instruction = "-";
-#if defined(__x86_64__)
-  constexpr int64_t kRounds = 2000000;
-  const auto rate = [&](auto loop, int32_t products) {
-    return static_cast<double>(kRounds) * 12 * products / fastest([&] { loop(kRounds); }) * 1e-9;
-  };
-#define MULTIPLY(r) "vfmadd231ps %%" r "12, %%" r "12, %%" r
-#define LOOP(r) \
-  "1: " MULTIPLY(r) "0\n" MULTIPLY(r) "1\n" MULTIPLY(r) "2\n" MULTIPLY(r) "3\n" MULTIPLY(r) "4\n" MULTIPLY(r) "5\n" \
-  MULTIPLY(r) "6\n" MULTIPLY(r) "7\n" MULTIPLY(r) "8\n" MULTIPLY(r) "9\n" MULTIPLY(r) "10\n" MULTIPLY(r) "11\n"     \
-  "dec %0\n jnz 1b\n vzeroupper"
-#define CHANGED \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "cc"
-  if (isa_includes(isa, kAvx512)) {
-    *instruction = "vfmadd zmm";
-    return rate(
-        [](int64_t n) {
-          asm volatile("vpxorq %%zmm12, %%zmm12, %%zmm12\n" LOOP("zmm") : "+r"(n) : : CHANGED);
-        },
-        16);
-  }
-  if (isa_includes(isa, kAvx2)) {
-    *instruction = "vfmadd ymm";
-    return rate(
-        [](int64_t n) {
-          asm volatile("vpxor %%ymm12, %%ymm12, %%ymm12\n" LOOP("ymm") : "+r"(n) : : CHANGED);
-        },
-        8);
-  }
-#undef CHANGED
-#undef LOOP
-#undef MULTIPLY
-#endif
-  (void)isa;
-  return 0;
-}
-
-// Bell-shaped weights of which the smallest are missing.
-struct FloatWeights {
-  std::vector<int32_t> row_start{0};
-  std::vector<uint16_t> col;
-  std::vector<float> values;
-  FloatMatrix matrix;
-
-  FloatWeights(int32_t rows, int32_t cols, double sparsity) {
-    std::mt19937 engine(1);
-    std::normal_distribution<float> normal;
-    std::vector<float> w(static_cast<size_t>(rows) * cols), sizes;
-    for (float& v : w) v = normal(engine);
-    for (const float v : w) sizes.push_back(std::fabs(v));
-    std::sort(sizes.begin(), sizes.end());
-    const float threshold = sizes[static_cast<size_t>(sparsity * static_cast<double>(sizes.size()))];
-    for (int32_t n = 0; n < rows; ++n) {
-      for (int32_t k = 0; k < cols; ++k) {
-        const float v = w[static_cast<size_t>(n) * cols + k];
-        if (std::fabs(v) < threshold) continue;
-        col.push_back(static_cast<uint16_t>(k));
-        values.push_back(v);
-      }
-      row_start.push_back(static_cast<int32_t>(col.size()));
-    }
-    matrix = {rows, cols, row_start.data(), col.data(), values.data()};
-  }
-};
-
-// The plan's order: all tiles, chunk by chunk, pass over the weights of one row block.
-double time_product_f32(const ProductF32Kernel& kernel, const PackedWeights& packed, int32_t rows, int32_t cols,
-                        int32_t tokens) {
-  AlignedBuffer<float> x(static_cast<size_t>(tokens + kTile - 1) / kTile * kTile * cols);
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) - 8.0f;
-  AlignedBuffer<float> acc(static_cast<size_t>(kRowBlock) * kTile);
-  return fastest([&] {
-    for (int32_t block = 0; block * kRowBlock < rows; ++block)
-      for (int32_t t = 0; t < tokens; t += kTile)
-        for (int32_t chunk = 0; chunk < packed.num_chunks; ++chunk)
-          kernel.run({packed.data.data(), chunk, block, std::min(tokens - t, kTile),
-                      x.data() + static_cast<size_t>(t) * cols, acc.data()});
-  });
-}
-
-void bench_product_f32(const ProductF32Kernel& kernel, bool sparse) {
-  const char* instruction;
-  const double peak = register_peak_f32(kernel.isa, &instruction);
-  std::printf("\n%s (peak %.1f GMAC/s, %s)\n", kernel.name, peak, instruction);
-  std::printf("%5s %5s %8s %4s %10s %8s %8s %6s\n", "N", "K", "sparsity", "M", "us", "eff", "exec", "peak");
-  constexpr int32_t kShapes[][2] = {{384, 384}, {1536, 384}, {384, 1536}, {768, 768}, {3072, 768}, {768, 3072}};
-  for (const auto& [rows, cols] : kShapes)
-    for (const double sparsity : {0.7, 0.8, 0.9, 0.95, 0.0}) {
-      if ((sparsity > 0) != sparse) continue;
-      const FloatWeights weights(rows, cols, sparsity);
-      const PackedWeights packed = kernel.pack(weights.matrix);
-      for (const int32_t tokens : kTokens) {
-        const double seconds = time_product_f32(kernel, packed, rows, cols, tokens);
-        const double dense = static_cast<double>(rows) * cols * tokens / seconds * 1e-9;
-        const double executed = static_cast<double>(weights.values.size()) * tokens / seconds * 1e-9;
-        std::printf("%5d %5d %8.2f %4d %10.2f %8.1f %8.1f %5.0f%%\n", rows, cols, sparsity, tokens, seconds * 1e6,
                     dense, executed, peak > 0 ? 100 * executed / peak : 0.0);
       }
     }
@@ -413,12 +291,6 @@ constexpr ProductKernel kSparse[] = {
 constexpr ProductKernel kDense[] = {
 #include "kernels/gemm_u8s8/kernels.inc"
 };
-constexpr ProductF32Kernel kSparseF32[] = {
-#include "kernels/spmm_f32/kernels.inc"
-};
-constexpr ProductF32Kernel kDenseF32[] = {
-#include "kernels/gemm_f32/kernels.inc"
-};
 #undef KERNEL
 #define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
 constexpr EpilogueKernels kEpilogue[] = {
@@ -444,20 +316,14 @@ constexpr GemvKernel kGemv[] = {
 #undef KERNEL
 
 int run(const std::string& part) {
-  const std::vector<Isa> isas = available_isas();
   const auto for_each = [&](const auto& kernels, auto bench) {
-    for (const auto& kernel : kernels) {
-      const bool wanted = std::string(kernel.name).find(part) != std::string::npos;
-      // The reference is not there to be fast: timed only when asked for.
-      if (wanted && isa_includes(isas.front(), kernel.isa) && (kernel.isa != kReference || !part.empty()))
-        bench(kernel);
-    }
+    for (const auto& kernel : kernels)
+      if (is_wanted(kernel.name, kernel.isa, part)) bench(kernel);
   };
   std::printf("%s\n", cpu_brand().c_str());
   for_each(kSparse, [](const ProductKernel& kernel) { bench_product(kernel, true); });
   for_each(kDense, [](const ProductKernel& kernel) { bench_product(kernel, false); });
-  for_each(kSparseF32, [](const ProductF32Kernel& kernel) { bench_product_f32(kernel, true); });
-  for_each(kDenseF32, [](const ProductF32Kernel& kernel) { bench_product_f32(kernel, false); });
+  bench_products_f32(part);
   std::printf("\n%-32s %5s %10s %10s %10s\n", "us", "width", "M = 8", "M = 32", "M = 128");
   for (const int32_t width : {384, 768}) {
     for_each(kEpilogue, [&](const EpilogueKernels& kernels) { bench_epilogue(kernels, width); });

@@ -55,5 +55,6 @@ PackedWeights pack(const FloatMatrix& matrix, int32_t group_rows) {
 }  // namespace
 
 PackedWeights pack_gemm_f32_avx2(const FloatMatrix& matrix) { return pack(matrix, kGroupRowsAvx2); }
+PackedWeights pack_gemm_f32_avx512(const FloatMatrix& matrix) { return pack(matrix, kGroupRowsAvx512); }
 
 }  // namespace secateur

@@ -11,7 +11,7 @@ namespace secateur::gemm_f32 {
 
 // Columns of a chunk: its share of a tile, 24 KB, leaves room in the first cache for weights and sums.
 inline constexpr int32_t kChunkCols = 192;
-inline constexpr int32_t kGroupRowsAvx2 = 6;
+inline constexpr int32_t kGroupRowsAvx2 = 6, kGroupRowsAvx512 = 8;
 inline constexpr int32_t kRestRows = 4;
 
 struct Header {

@@ -12,7 +12,6 @@ using namespace spmm_f32;
 using Step = StepAvx2;
 
 constexpr int32_t kLanes = 8;
-constexpr int32_t kPrefetchBytes = 2048;
 
 template <int kVectors>
 struct Sums {
@@ -41,78 +40,81 @@ __attribute__((always_inline)) inline void add_step(const float* x, const Step* 
                       sums.row[2]);
 }
 
-// kGroups groups at once, of which the first has the fewest steps.
-template <int kVectors, int kGroups>
-const uint8_t* multiply_groups(const float* x, const Group* groups, const uint8_t* stream, bool add, float* acc) {
-  Sums<kVectors> sums[kGroups];
-  const uint8_t* streams[kGroups];
-#pragma GCC unroll 3
-  for (int g = 0; g < kGroups; ++g) {
-    const Group& group = groups[g];
-    streams[g] = stream;
-    int32_t singles = 0;
-#pragma GCC unroll 3
-    for (int r = 0; r < Step::kRows; ++r) {
-      singles += group.singles[r];
+template <int kVectors>
+__attribute__((always_inline)) inline void load_sums(const float* acc, bool add, __m256* sums) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v)
-        sums[g].row[r][v] = add ? _mm256_load_ps(acc + group.row[r] * kTile + kLanes * v) : _mm256_setzero_ps();
-    }
-    stream += group.steps * sizeof(Step) + (singles + 1) / 2 * 2 * sizeof(Single);
-  }
-  int32_t done = 0;
-  for (; done < groups[0].steps; ++done)
-#pragma GCC unroll 3
-    for (int g = 0; g < kGroups; ++g) {
-      add_step<kVectors>(x, reinterpret_cast<const Step*>(streams[g]), sums[g]);
-      streams[g] += sizeof(Step);
-    }
-#pragma GCC unroll 3
-  for (int g = 0; g < kGroups; ++g) {
-    const Group& group = groups[g];
-    const uint8_t* p = streams[g];
-    if (g > 0)
-      for (int32_t n = group.steps - done; n > 0; --n, p += sizeof(Step))
-        add_step<kVectors>(x, reinterpret_cast<const Step*>(p), sums[g]);
-#pragma GCC unroll 3
-    for (int r = 0; r < Step::kRows; ++r) {
-      for (int32_t n = group.singles[r]; n > 0; --n, p += sizeof(Single)) {
-        const auto* single = reinterpret_cast<const Single*>(p);
-        add_entry<kVectors>(activations(x, single->offset), _mm256_broadcast_ss(&single->weight), sums[g].row[r]);
-      }
-      if (r < group.rows)
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) _mm256_store_ps(acc + group.row[r] * kTile + kLanes * v, sums[g].row[r][v]);
-    }
-  }
-  return stream;
+  for (int v = 0; v < kVectors; ++v) sums[v] = add ? _mm256_load_ps(acc + kLanes * v) : _mm256_setzero_ps();
 }
 
+template <int kVectors>
+__attribute__((always_inline)) inline void store_sums(const __m256* sums, float* acc) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) _mm256_store_ps(acc + kLanes * v, sums[v]);
+}
+
+// kGroups groups at once: as many steps as the first of them has, the shortest, then what the others have left.
 template <int kVectors, int kGroups>
-void multiply_section(const ProductF32Args& args) {
+const Step* multiply_groups(const float* x, const Group* groups, const Step* steps, bool add, float* acc) {
+  Sums<kVectors> sums[kGroups];
+  const Step *next[kGroups], *end[kGroups];
+#pragma GCC unroll 3
+  for (int g = 0; g < kGroups; ++g) {
+    next[g] = steps;
+    end[g] = steps += groups[g].steps;
+#pragma GCC unroll 3
+    for (int r = 0; r < Step::kRows; ++r) load_sums<kVectors>(acc + groups[g].row[r] * kTile, add, sums[g].row[r]);
+  }
+  while (next[0] != end[0])
+#pragma GCC unroll 3
+    for (int g = 0; g < kGroups; ++g) add_step<kVectors>(x, next[g]++, sums[g]);
+#pragma GCC unroll 3
+  for (int g = 0; g < kGroups; ++g) {
+    while (next[g] != end[g]) add_step<kVectors>(x, next[g]++, sums[g]);
+#pragma GCC unroll 3
+    for (int r = 0; r < Step::kRows; ++r) store_sums<kVectors>(sums[g].row[r], acc + groups[g].row[r] * kTile);
+  }
+  return steps;
+}
+
+template <int kVectors>
+__attribute__((always_inline)) inline void add_single(const float* x, const Single& single, __m256* sums) {
+  add_entry<kVectors>(activations(x, single.offset), _mm256_broadcast_ss(&single.weight), sums);
+}
+
+// kGroups groups go together where the tile is too narrow for one to keep the multipliers busy.
+template <int kVectors, int kGroups>
+void multiply_section(const ProductF32Args args) {  // a copy: no store can alias it
   const auto* header = reinterpret_cast<const Header*>(args.packed);
   const auto* sections = reinterpret_cast<const uint64_t*>(header + 1);
   const auto* section = reinterpret_cast<const Section*>(
       args.packed + sections[static_cast<int64_t>(args.chunk) * header->num_row_blocks + args.row_block]);
   const auto* group = reinterpret_cast<const Group*>(section + 1);
-  const auto* const end = group + section->num_groups;
-  const auto* stream = reinterpret_cast<const uint8_t*>(end);
-  stream += -reinterpret_cast<uintptr_t>(stream) % 16;
+  const auto* const groups_end = group + section->num_groups;
+  const auto* lone = reinterpret_cast<const Lone*>(groups_end);
+  const auto* const lone_end = lone + section->num_lone;
+  const auto steps_begin = (reinterpret_cast<uintptr_t>(lone_end) + 15) / 16 * 16;
+  const auto* steps = reinterpret_cast<const Step*>(steps_begin);
   const float* x = args.x + static_cast<int64_t>(args.chunk) * header->chunk_cols * kTile;
-  float* const acc = args.acc;
-  const bool add = args.chunk > 0, prefetch = args.prefetch;
-  while (group != end) {
-    const uint8_t* begin = stream;
-    if (end - group >= kGroups) {
-      stream = multiply_groups<kVectors, kGroups>(x, group, stream, add, acc);
-      group += kGroups;
-    } else {
-      stream = multiply_groups<kVectors, 1>(x, group, stream, add, acc);
-      ++group;
-    }
-    if (prefetch)
-      for (; begin < stream; begin += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(begin + kPrefetchBytes), _MM_HINT_T0);
+  const bool add = args.chunk > 0;
+
+  for (; groups_end - group >= kGroups; group += kGroups)
+    steps = multiply_groups<kVectors, kGroups>(x, group, steps, add, args.acc);
+  for (; group != groups_end; ++group) steps = multiply_groups<kVectors, 1>(x, group, steps, add, args.acc);
+
+  __m256 sums[kVectors];
+  const auto* single = reinterpret_cast<const Single*>(steps);
+  for (; lone != lone_end; ++lone) {
+    float* const acc = args.acc + lone->row * kTile;
+    load_sums<kVectors>(acc, add, sums);
+    for (const Single* const end = single + lone->entries; single != end; ++single)
+      add_single<kVectors>(x, *single, sums);
+    store_sums<kVectors>(sums, acc);
+  }
+  for (const Single* const end = single + section->num_singles; single != end; ++single) {
+    float* const acc = args.acc + single->row * kTile;
+    load_sums<kVectors>(acc, true, sums);
+    add_single<kVectors>(x, *single, sums);
+    store_sums<kVectors>(sums, acc);
   }
 }
 
@@ -121,7 +123,7 @@ void multiply_section(const ProductF32Args& args) {
 void spmm_f32_3x32_avx2(const ProductF32Args& args) {
   switch ((args.tokens + kLanes - 1) / kLanes) {
     case 1:
-      return multiply_section<1, 3>(args);
+      return multiply_section<1, 2>(args);
     case 2:
       return multiply_section<2, 2>(args);
     case 3:

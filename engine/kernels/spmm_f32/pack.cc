@@ -11,6 +11,14 @@ namespace {
 
 using namespace spmm_f32;
 
+// Columns of a chunk. Its share of a tile should stay in the first cache with weights and sums, of which a row of a
+// chunk costs as much as a few entries: the fewer entries, the wider the chunk (measured on Zen 3).
+int32_t most_chunk_cols(const FloatMatrix& matrix) {
+  const double density = matrix.row_start[matrix.rows] / (static_cast<double>(matrix.rows) * matrix.cols);
+  return density < 0.15 ? 384 : 256;
+}
+static_assert(kMaxChunkCols >= 384);
+
 class Writer {
  public:
   void align(size_t to) { bytes_.resize((bytes_.size() + to - 1) / to * to); }
@@ -47,13 +55,36 @@ Run find_run(const FloatMatrix& matrix, int32_t row, int32_t first_col, int32_t 
   return {row, first, matrix.values + (first - matrix.col), static_cast<int32_t>(last - first)};
 }
 
-StepAvx2 make_step(const Run* runs, int32_t i, int32_t first_col, const StepAvx2*) {
-  StepAvx2 step{};
-  for (int32_t r = 0; r < StepAvx2::kRows; ++r) {
-    step.weights[r] = runs[r].values[i];
-    step.columns |= std::rotl(static_cast<uint32_t>((runs[r].col[i] - first_col) * kColumnUnits), 10 * r);
+uint16_t offset(const Run& run, int32_t i, int32_t first_col) {
+  return static_cast<uint16_t>((run.col[i] - first_col) * kColumnUnits);
+}
+
+// Entries 0 .. steps - 1 of a group's rows.
+template <class Step>
+void write_steps(const Run* runs, int32_t steps, int32_t first_col, Writer& out);
+
+template <>
+void write_steps<StepAvx2>(const Run* runs, int32_t steps, int32_t first_col, Writer& out) {
+  for (int32_t i = 0; i < steps; ++i) {
+    StepAvx2 step{};
+    for (int32_t r = 0; r < StepAvx2::kRows; ++r) {
+      step.weights[r] = runs[r].values[i];
+      step.columns |= std::rotl(static_cast<uint32_t>(offset(runs[r], i, first_col)), 10 * r);
+    }
+    out.put(step);
   }
-  return step;
+}
+
+template <>
+void write_steps<StepAvx512>(const Run* runs, int32_t steps, int32_t first_col, Writer& out) {
+  for (int32_t i = 0; i < steps; ++i)
+    for (int32_t r = 0; r < StepAvx512::kRows; ++r) out.put(runs[r].values[i]);
+  for (int32_t i = 0; i < steps; ++i)
+    for (int32_t r = 0; r < StepAvx512::kRows; ++r) out.put(offset(runs[r], i, first_col));
+}
+
+Single make_single(const Run& run, int32_t i, int32_t row_begin, int32_t first_col) {
+  return {run.values[i], offset(run, i, first_col), static_cast<uint16_t>(run.row - row_begin)};
 }
 
 template <class Step>
@@ -62,37 +93,46 @@ void write_section(const FloatMatrix& matrix, int32_t row_begin, int32_t first_c
   std::vector<Run> runs;
   for (int32_t n = row_begin; n < row_end; ++n) runs.push_back(find_run(matrix, n, first_col, last_col));
   std::stable_sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.length < b.length; });
+  // The shortest rows are the lone ones.
+  const auto rows = static_cast<int32_t>(runs.size()), num_lone = rows % Step::kRows;
 
-  const auto rows = static_cast<int32_t>(runs.size()), num_groups = (rows + Step::kRows - 1) / Step::kRows;
-  const auto group_begin = [&](int32_t g) { return std::max(0, rows - (num_groups - g) * Step::kRows); };
-  out.put(Section{num_groups, 0});
   std::vector<Group> groups;
-  for (int32_t g = 0; g < num_groups; ++g) {
-    const Run* run = &runs[group_begin(g)];
-    Group group{};
-    group.rows = static_cast<uint16_t>(group_begin(g + 1) - group_begin(g));
-    group.steps = static_cast<uint16_t>(group.rows == Step::kRows ? run->length : 0);
-    for (int32_t r = 0; r < group.rows; ++r) {
-      group.singles[r] = static_cast<uint16_t>(run[r].length - group.steps);
-      group.row[r] = static_cast<uint8_t>(run[r].row - row_begin);
+  std::vector<Single> singles;
+  std::vector<std::pair<const Run*, int32_t>> rests;  // a row and its first entry past the steps
+  for (int32_t first = num_lone; first < rows; first += Step::kRows) {
+    Group group{static_cast<uint16_t>(runs[first].length), {}};
+    for (int32_t r = 0; r < Step::kRows; ++r) {
+      group.row[r] = static_cast<uint8_t>(runs[first + r].row - row_begin);
+      rests.emplace_back(&runs[first + r], group.steps);
     }
     groups.push_back(group);
-    out.put(group);
   }
-  for (int32_t g = 0; g < num_groups; ++g) {
-    const Run* run = &runs[group_begin(g)];
+  for (bool more = true; more;) {
+    more = false;
+    for (auto& [run, next] : rests) {
+      if (next == run->length) continue;
+      singles.push_back(make_single(*run, next++, row_begin, first_col));
+      more = true;
+    }
+  }
+
+  out.put(Section{static_cast<int32_t>(groups.size()), num_lone, static_cast<int32_t>(singles.size())});
+  for (const Group& group : groups) out.put(group);
+  for (int32_t r = 0; r < num_lone; ++r)
+    out.put(Lone{static_cast<uint16_t>(runs[r].length), static_cast<uint16_t>(runs[r].row - row_begin)});
+  out.align(16);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    write_steps<Step>(&runs[num_lone + g * Step::kRows], groups[g].steps, first_col, out);
     out.align(16);
-    for (int32_t i = 0; i < groups[g].steps; ++i)
-      out.put(make_step(run, i, first_col, static_cast<const Step*>(nullptr)));
-    for (int32_t r = 0; r < groups[g].rows; ++r)
-      for (int32_t i = groups[g].steps; i < run[r].length; ++i)
-        out.put(Single{run[r].values[i], static_cast<uint32_t>((run[r].col[i] - first_col) * kColumnUnits)});
   }
+  for (int32_t r = 0; r < num_lone; ++r)
+    for (int32_t i = 0; i < runs[r].length; ++i) out.put(make_single(runs[r], i, row_begin, first_col));
+  for (const Single& single : singles) out.put(single);
 }
 
 template <class Step>
 PackedWeights pack(const FloatMatrix& matrix) {
-  const int32_t num_chunks = (matrix.cols + kChunkCols - 1) / kChunkCols;
+  const int32_t most_cols = most_chunk_cols(matrix), num_chunks = (matrix.cols + most_cols - 1) / most_cols;
   // Chunks of equal width, so that none is a remnant.
   const int32_t chunk_cols = (matrix.cols + num_chunks - 1) / num_chunks;
   const int32_t num_row_blocks = (matrix.rows + kRowBlock - 1) / kRowBlock;
@@ -119,5 +159,6 @@ PackedWeights pack(const FloatMatrix& matrix) {
 }  // namespace
 
 PackedWeights pack_spmm_f32_avx2(const FloatMatrix& matrix) { return pack<StepAvx2>(matrix); }
+PackedWeights pack_spmm_f32_avx512(const FloatMatrix& matrix) { return pack<StepAvx512>(matrix); }
 
 }  // namespace secateur
