@@ -20,6 +20,7 @@ AttentionStep::AttentionStep(const AttentionRecord& record, bool over_first, Isa
   query_zero_point_ = record.query_zero_point;
   const float score_scale = record.query_scale * record.key_scale / std::sqrt(static_cast<float>(head_dim_));
   exponent_scale_ = score_scale * 1.44269504f;  // log2(e)
+  check(std::isfinite(exponent_scale_), name_ + ": query_scale times key_scale is too large for a float");
   value_scale_ = record.value_scale;
 }
 

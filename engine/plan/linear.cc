@@ -83,6 +83,7 @@ void validate(const LinearRecord& record) {
   check(record.n > 0 && record.n % 4 == 0 && record.n <= (1 << 20), name + ": rows must be a multiple of 4");
   check(record.k > 0 && record.k % 4 == 0 && record.k <= kMaxCols,
         name + ": columns must be a multiple of 4, at most 16384");
+  check(record.n * record.k <= INT32_MAX, name + ": must have fewer than 2^31 weights");
   if (record.mask.data != nullptr) {
     check(record.mask.shape == std::vector<int64_t>{record.n, (record.k / kBlock + 7) / 8},
           name + ": the mask has a wrong shape");
@@ -163,6 +164,8 @@ LinearPart make_linear_part(const LinearRecord& record, Isa isa) {
     for (int32_t i = blocks.row_start[n] * kBlock; i < blocks.row_start[n + 1] * kBlock; ++i) sum += blocks.values[i];
     part.scale[n] = record.input_scale * record.scale.data[n];
     part.bias[n] = record.bias.data[n] - part.scale[n] * static_cast<float>(record.input_zero_point * sum);
+    if (!std::isfinite(part.scale[n]) || !std::isfinite(part.bias[n]))
+      fail(record.name + ": input_scale times weight_scale is too large for a float");
   }
   part.sink = choose_sink(record.role);
   part.epilogue = choose_epilogue(record, select_epilogue(isa));
