@@ -186,7 +186,7 @@ def _damaged_array(rng: Generator, given: Any) -> Any:
     if kind == 6:
         shape = [(0,), (0, 4), (0, 2**40), (2**40, 0), (2**60, 0), ()][rng.integers(0, 6)]
         return np.zeros(shape, array.dtype)
-    if kind == 7:  # large without taking memory
+    if kind == 7 and array.size:  # large without taking memory
         return np.broadcast_to(array.reshape(-1)[:1], (int(rng.integers(1, 2**40)), *array.shape[1:]))
     if kind == 8:
         array.flags.writeable = False

@@ -147,6 +147,9 @@ print(_engine.Plan(model, 2).run(*random_batch([3, 4])).shape)
 """
 
 
+@pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer wants more addresses"
+)
 def test_threads_that_the_system_refuses_are_an_error() -> None:
     """With 2 GB of addresses there is no room for the stacks of 1000 threads."""
     if resource.getrlimit(resource.RLIMIT_STACK)[0] not in range(2**22, 2**40):
