@@ -131,7 +131,7 @@ $(SANITIZED)/.built: $(ENGINE_SOURCES) $(shell find src -name '*.py') $(VENV)/.i
 	@touch $@
 
 SANITIZED_PYTHON = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
-  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(SANITIZED)/venv/bin/python
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(SANITIZED)/venv/bin/python
 
 check-address-python: $(SANITIZED)/.built
 	HF_HUB_OFFLINE=1 $(SANITIZED_PYTHON) -m pytest -p no:cacheprovider tests/engine tests/runtime tests/hostile \
