@@ -178,6 +178,8 @@ void pack_s8(const LinearRecord& record, Isa isa, LinearPart& part) {
     for (int32_t i = blocks.row_start[n] * kBlock; i < blocks.row_start[n + 1] * kBlock; ++i) sum += blocks.values[i];
     part.scale[n] = record.input_scale * record.scale.data[n];
     part.bias[n] = record.bias.data[n] - part.scale[n] * static_cast<float>(record.input_zero_point * sum);
+    if (!std::isfinite(part.scale[n]) || !std::isfinite(part.bias[n]))
+      fail(record.name + ": input_scale times weight_scale is too large for a float");
   }
 }
 

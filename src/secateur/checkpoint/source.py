@@ -50,10 +50,11 @@ def open_regular(path: Path) -> Iterator[tuple[FileIO, FileIdentity]]:
         raise
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{path} cannot be read: it is not an ordinary file.")
     with FileIO(descriptor) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path} cannot be read: it is not an ordinary file.")
         yield file, _identity(status)
 
 

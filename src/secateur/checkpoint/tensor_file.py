@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -57,6 +58,8 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], FileIdentity]:
     """
     try:
         with open_regular(path) as (file, identity):
+            if identity.size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+                raise MemoryError  # a file of holes can be larger than any memory, and fill it
             entries = _read_header(path, file, identity.size)
             start = file.tell()
             return {name: _read_tensor(file, start, entry) for name, entry in entries.items()}, identity
