@@ -1,6 +1,7 @@
 # make demo   install, build, compress a real model, print the table (MODEL=FOLDER takes your own)
 # make test   what every change must pass: lint, types, build, tests
-# make check  the long ones, each also alone: check-long check-avx512 check-address check-threads check-package
+# make check  the long ones, each also alone: check-long check-avx512 check-address check-address-python
+#             check-threads check-fuzz (FUZZ_SECONDS=, FUZZ_SEED=) check-package
 # make bench  the figures in benchmarks/results/
 #
 # PYTHON=python3.12 make test   picks the interpreter of a new .venv
@@ -24,10 +25,10 @@ endif
 .DELETE_ON_ERROR:
 comma := ,
 .PHONY: help install build demo test lint types pytest check check-long check-avx512 check-address \
-        check-threads check-package bench clean tools
+        check-address-python check-threads check-fuzz check-package bench clean tools
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 # --- environment -------------------------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ pytest: build build/kernels/.built
 
 # --- the long ones -----------------------------------------------------------------------------------------
 
-check: test check-long check-avx512 check-address check-threads check-package
+check: test check-long check-avx512 check-address check-address-python check-threads check-fuzz check-package
 
 check-long: build
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m long
@@ -113,6 +114,35 @@ check-address: install
 	$(call engine_tools,address,-DSECATEUR_SANITIZE=address$(comma)undefined)
 	build/address/secateur_kernel_test
 	build/address/secateur_plan_stress
+
+# The package once more with a sanitized engine, in a virtual environment that borrows all else from the first
+# one. The engine is a guest in a Python that is not sanitized, so the sanitizer's libraries have to come first.
+SANITIZED := build/address-python
+$(SANITIZED)/.built: $(ENGINE_SOURCES) $(shell find src -name '*.py') $(VENV)/.installed
+	@mkdir -p $(SANITIZED) && rm -rf $(SANITIZED)/venv $(SANITIZED)/*.whl
+	@echo "building a sanitized package in $(SANITIZED)"
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation -w $(SANITIZED) -C build-dir=$(SANITIZED)/cmake \
+	  -C install.strip=false -C cmake.define.SECATEUR_SANITIZE=address$(comma)undefined .
+	@$(BIN)/python -m venv --without-pip $(SANITIZED)/venv
+	@site=$$($(SANITIZED)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  $(BIN)/python -c 'import sys; print(*(path for path in sys.path if "site-packages" in path), sep="\n")' \
+	    >"$$site/borrowed.pth" && \
+	  $(BIN)/python -m zipfile -e $(SANITIZED)/*.whl "$$site"
+	@touch $@
+
+SANITIZED_PYTHON = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(SANITIZED)/venv/bin/python
+
+check-address-python: $(SANITIZED)/.built
+	HF_HUB_OFFLINE=1 $(SANITIZED_PYTHON) -m pytest -p no:cacheprovider tests/engine tests/runtime tests/hostile \
+	  --ignore tests/runtime/test_memory.py
+
+# Half of the time each, on the sanitized engine. A finding names the seed that leads to it.
+FUZZ_SECONDS ?= 600
+FUZZ_SEED    ?= $(shell date +%s)
+check-fuzz: $(SANITIZED)/.built
+	$(SANITIZED_PYTHON) tests/fuzzing.py checkpoints --seconds $$(($(FUZZ_SECONDS) / 2)) --seed $(FUZZ_SEED)
+	$(SANITIZED_PYTHON) tests/fuzzing.py plans --seconds $$(($(FUZZ_SECONDS) / 2)) --seed $(FUZZ_SEED)
 
 check-threads: install
 	$(call engine_tools,threads,-DSECATEUR_SANITIZE=thread)

@@ -37,7 +37,7 @@ namespace {
 
 inline __m512i dpbusd(__m512i acc, __m512i x_u8, __m512i w_s8) { return _mm512_dpbusd_epi32(acc, x_u8, w_s8); }
 
-// What SIMDe 0.7 lacks, from AVX2 halves and plain loops.
+// What SIMDe 0.7 lacks or does otherwise (its abs_ps leaves -0 as it is), from AVX2 halves and plain loops.
 namespace emulated {
 
 template <class To, class From>
@@ -62,6 +62,12 @@ inline __m512i cvtps_epi32(__m512 v) {
   Halves h = bits<Halves>(v);
   for (__m256i& half : h.half) half = _mm256_cvtps_epi32(_mm256_castsi256_ps(half));
   return bits<__m512i>(h);
+}
+
+inline __m512 abs_ps(__m512 v) {
+  Halves h = bits<Halves>(v);
+  for (__m256i& half : h.half) half = _mm256_and_si256(half, _mm256_set1_epi32(0x7fffffff));
+  return bits<__m512>(h);
 }
 
 inline __m512i cvtepi8_epi32(__m128i v) {
@@ -99,6 +105,8 @@ inline __m128i maskz_loadu_epi8(uint32_t mask, const void* from) {
 }  // namespace
 }  // namespace secateur
 
+#undef _mm512_abs_ps
+#define _mm512_abs_ps(v) emulated::abs_ps(v)
 #define _mm512_cvtepi32_ps(v) emulated::cvtepi32_ps(v)
 #define _mm512_cvtps_epi32(v) emulated::cvtps_epi32(v)
 #define _mm512_cvtepi8_epi32(v) emulated::cvtepi8_epi32(v)

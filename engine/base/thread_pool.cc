@@ -4,7 +4,11 @@
 #include <pthread.h>
 #endif
 
+#include <algorithm>
 #include <chrono>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 
 namespace secateur {
 namespace {
@@ -41,16 +45,32 @@ ThreadPool::ThreadPool(int32_t num_threads) : num_threads_(num_threads), barrier
 #ifdef __linux__
   CPU_ZERO(&allowed_);
   sched_getaffinity(0, sizeof(allowed_), &allowed_);
+  processors_ = CPU_COUNT(&allowed_);
 #endif
+  if (processors_ < 1) processors_ = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
   threads_.reserve(static_cast<size_t>(num_threads - 1));
-  for (int32_t worker = 1; worker < num_threads; ++worker) threads_.emplace_back([this, worker] { loop(worker); });
+  try {
+    for (int32_t worker = 1; worker < num_threads; ++worker) threads_.emplace_back([this, worker] { loop(worker); });
+  } catch (const std::system_error&) {
+    const size_t started = threads_.size() + 1;
+    stop();
+    throw std::runtime_error("the system starts no more than " + std::to_string(started) + " of " +
+                             std::to_string(num_threads) + " threads");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stop_.store(true, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  wake_all();
   for (std::thread& thread : threads_) thread.join();
+}
+
+// Sequentially consistent: it must not pass the look at who sleeps that notify_all() begins with.
+void ThreadPool::wake_all() {
+  generation_.fetch_add(1, std::memory_order_seq_cst);
+  generation_.notify_all();
 }
 
 // Keeps the threads off the processor that the caller runs on. In a virtual machine Linux takes an idle processor for
@@ -72,8 +92,7 @@ void ThreadPool::run(const std::function<void(int32_t)>& work) {
   leave_caller_alone();
   work_ = &work;
   running_.store(num_threads_ - 1, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  wake_all();
   work(0);
   for (int32_t spins = 0; running_.load(std::memory_order_acquire) != 0;) {
     relax();

@@ -26,7 +26,8 @@ class Barrier {
 
 class ThreadPool {
  public:
-  // Starts num_threads - 1 threads; the caller of run() is worker 0.
+  // Starts num_threads - 1 threads; the caller of run() is worker 0. Throws std::runtime_error where the system
+  // refuses one of them.
   explicit ThreadPool(int32_t num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -34,15 +35,20 @@ class ThreadPool {
 
   int32_t num_threads() const { return num_threads_; }
   Barrier& barrier() { return barrier_; }
+  // How many the process might run on when the pool was made; at least 1.
+  int32_t processors() const { return processors_; }
 
   // Calls work(worker) once on every thread and returns when all have. One caller at a time. `work` must not throw.
   void run(const std::function<void(int32_t worker)>& work);
 
  private:
   void loop(int32_t worker);
+  void wake_all();
+  void stop();
   void leave_caller_alone();
 
   const int32_t num_threads_;
+  int32_t processors_ = 1;
   Barrier barrier_;
   const std::function<void(int32_t)>* work_ = nullptr;
   alignas(64) std::atomic<uint32_t> generation_{0};

@@ -5,10 +5,12 @@
 #include <nanobind/stl/string.h>
 #include <sched.h>
 
+#include <cstring>
 #include <map>
 #include <stdexcept>
 
 #include "base/isa.h"
+#include "plan/packed_model.h"
 #include "plan/plan.h"
 
 namespace nb = nanobind;
@@ -34,7 +36,9 @@ T value(const nb::dict& record, const char* key) {
   }
 }
 
-// Turns dicts of numpy arrays into records; holds on to the embedding tables, which the plan reads in place.
+bool is_aligned(const void* data, size_t size) { return reinterpret_cast<uintptr_t>(data) % size == 0; }
+
+// Turns dicts of numpy arrays into records; holds on to the embedding tables, which the model reads in place.
 class DescriptionReader {
  public:
   PlanDescription read(const nb::dict& description) {
@@ -59,6 +63,8 @@ class DescriptionReader {
     // No conversion: a converted copy would die here while its data is still referred to.
     if (!nb::try_cast<NumpyArray<T>>(given, view, /*convert=*/false))
       throw std::invalid_argument("a plan step's '" + std::string(key) + "' is not a contiguous array of its type");
+    if (!is_aligned(view.data(), sizeof(T)))
+      throw std::invalid_argument("a plan step's '" + std::string(key) + "' is not aligned to its type");
     Array<T> result;
     result.data = view.data();
     for (size_t i = 0; i < view.ndim(); ++i) result.shape.push_back(static_cast<int64_t>(view.shape(i)));
@@ -70,11 +76,32 @@ class DescriptionReader {
     return array<T>(record, key);
   }
 
+  // int8 or float32: the array's own type decides.
+  Weights weights(const nb::dict& record, const char* key) {
+    const nb::object given = item(record, key);
+    if (NumpyArray<int8_t> view; nb::try_cast(given, view, /*convert=*/false)) return array<int8_t>(record, key);
+    if (NumpyArray<float> view; nb::try_cast(given, view, /*convert=*/false)) return array<float>(record, key);
+    throw std::invalid_argument("a plan step's '" + std::string(key) +
+                                "' is not a contiguous array of its type, int8 or float32");
+  }
+  static void refuse(const nb::dict& record, const std::string& what, std::initializer_list<const char*> keys) {
+    for (const char* key : keys)
+      if (record.contains(key) && !record[key].is_none())
+        throw std::invalid_argument(what + " is float32 and takes no '" + key + "'");
+  }
+
   TableRecord table(const nb::dict& record, const char* rows) {
     const std::string scale = std::string(rows) + "_scale";
+    TableRecord result;
+    result.rows = weights(record, rows);
     tables_.append(item(record, rows));
-    tables_.append(item(record, scale.c_str()));
-    return {array<int8_t>(record, rows), array<float>(record, scale.c_str())};
+    if (is_f32(result.rows)) {
+      refuse(record, "the table '" + std::string(rows) + "'", {scale.c_str()});
+    } else {
+      result.scale = array<float>(record, scale.c_str());
+      tables_.append(item(record, scale.c_str()));
+    }
+    return result;
   }
 
   LinearRecord linear(const nb::dict& record) {
@@ -97,11 +124,30 @@ class DescriptionReader {
     result.n = value<int64_t>(record, "n");
     result.k = value<int64_t>(record, "k");
     result.mask = optional_array<uint8_t>(record, "mask");
-    result.weight = array<int8_t>(record, result.mask.data != nullptr ? "values" : "weight");
-    result.scale = array<float>(record, "scale");
+    result.weight = weights(record, result.mask.data != nullptr ? "values" : "weight");
     result.bias = array<float>(record, "bias");
-    result.input_scale = value<float>(record, "input_scale");
-    result.input_zero_point = value<int32_t>(record, "input_zero_point");
+    if (is_f32(result.weight)) {
+      refuse(record, result.name, {"scale", "input_scale", "input_zero_point"});
+    } else {
+      result.scale = array<float>(record, "scale");
+      result.input_scale = value<float>(record, "input_scale");
+      result.input_zero_point = value<int32_t>(record, "input_zero_point");
+    }
+    return result;
+  }
+
+  // int8 where there are scales; a part of them is an error.
+  AttentionRecord attention(const nb::dict& record) {
+    AttentionRecord result;
+    result.name = value<std::string>(record, "name");
+    result.num_heads = value<int64_t>(record, "num_heads");
+    result.head_dim = value<int64_t>(record, "head_dim");
+    bool quantized = false;
+    for (const char* key : {"query_scale", "query_zero_point", "key_scale", "value_scale"})
+      quantized |= record.contains(key) && !record[key].is_none();
+    if (quantized)
+      result.scales = AttentionScales{value<float>(record, "query_scale"), value<float>(record, "key_scale"),
+                                      value<float>(record, "value_scale"), value<int32_t>(record, "query_zero_point")};
     return result;
   }
 
@@ -111,11 +157,7 @@ class DescriptionReader {
       return EmbedRecord{table(record, "word"), table(record, "position"), table(record, "token_type"),
                          array<float>(record, "gamma"), array<float>(record, "beta")};
     if (op == "linear") return linear(record);
-    if (op == "attention")
-      return AttentionRecord{value<std::string>(record, "name"),        value<int64_t>(record, "num_heads"),
-                             value<int64_t>(record, "head_dim"),        value<float>(record, "query_scale"),
-                             value<float>(record, "key_scale"),         value<float>(record, "value_scale"),
-                             value<int32_t>(record, "query_zero_point")};
+    if (op == "attention") return attention(record);
     if (op == "add_norm")
       return AddNormRecord{value<std::string>(record, "name"), array<float>(record, "gamma"),
                            array<float>(record, "beta")};
@@ -128,20 +170,38 @@ class DescriptionReader {
   nb::list tables_;
 };
 
-class PyPlan {
+class PyModel {
  public:
-  PyPlan(const nb::dict& description, const nb::object& isa, int32_t num_threads) {
+  PyModel(const nb::dict& description, const std::optional<std::string>& isa) {
     DescriptionReader reader;
     const PlanDescription read = reader.read(description);
-    const std::string name = isa.is_none() ? "" : nb::cast<std::string>(isa);
-    const Isa chosen = resolve_isa(name.c_str());
+    const Isa chosen = resolve_isa(isa.value_or("").c_str());
     {
       nb::gil_scoped_release release;
-      plan_ = std::make_unique<Plan>(read, chosen, num_threads);
+      packed_ = std::make_shared<const PackedModel>(read, chosen);
     }
     tables_ = reader.take_tables();
   }
+  const std::shared_ptr<const PackedModel>& packed() const { return packed_; }
+  const PackedModel& operator*() const { return *packed_; }
+  const PackedModel* operator->() const { return packed_.get(); }
 
+ private:
+  nb::list tables_;
+  std::shared_ptr<const PackedModel> packed_;
+};
+
+class PyPlan {
+ public:
+  // The binding keeps `model` alive: it holds the embedding tables.
+  PyPlan(const PyModel& model, int32_t num_threads, std::optional<int64_t> max_tokens) {
+    start(model, num_threads, max_tokens);
+  }
+  PyPlan(const nb::dict& description, const std::optional<std::string>& isa, int32_t num_threads,
+         std::optional<int64_t> max_tokens)
+      : own_(std::make_unique<PyModel>(description, isa)) {
+    start(*own_, num_threads, max_tokens);
+  }
   using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
   nb::ndarray<nb::numpy, float, nb::ndim<2>> run(const Ids& input_ids, const std::optional<Ids>& token_type_ids,
@@ -150,17 +210,21 @@ class PyPlan {
     if (token_type_ids && token_type_ids->shape(0) != input_ids.shape(0))
       throw std::invalid_argument("token_type_ids must have a value a token");
     if (input_ids.shape(0) > INT32_MAX || offsets.shape(0) > INT32_MAX) throw std::invalid_argument("batch too large");
+    // Copies: another thread may write to the caller's arrays, and what was checked has to be what runs.
+    const std::vector<int32_t> ids = copy(input_ids), bounds = copy(offsets);
+    const std::vector<int32_t> types = token_type_ids ? copy(*token_type_ids) : std::vector<int32_t>();
     Batch batch;
-    batch.input_ids = input_ids.data();
-    batch.token_type_ids = token_type_ids ? token_type_ids->data() : nullptr;
-    batch.offsets = offsets.data();
-    batch.batch_size = static_cast<int32_t>(offsets.shape(0) - 1);
-    batch.tokens = static_cast<int64_t>(input_ids.shape(0));
-    const auto rows = static_cast<size_t>(batch.batch_size), labels = static_cast<size_t>(plan_->num_labels());
-    auto logits = std::make_unique<float[]>(rows * labels);
+    batch.input_ids = ids.data();
+    batch.token_type_ids = token_type_ids ? types.data() : nullptr;
+    batch.offsets = bounds.data();
+    batch.batch_size = static_cast<int32_t>(bounds.size() - 1);
+    batch.tokens = static_cast<int64_t>(ids.size());
+    const auto rows = static_cast<size_t>(batch.batch_size), labels = static_cast<size_t>(model().num_labels());
+    std::unique_ptr<float[]> logits;
     {
       nb::gil_scoped_release release;
       plan_->validate(batch);
+      logits = std::make_unique<float[]>(rows * labels);
       plan_->run(batch, logits.get());
     }
     float* const data = logits.get();
@@ -186,10 +250,23 @@ class PyPlan {
   }
 
   const Plan& plan() const { return *plan_; }
+  const PackedModel& model() const { return plan_->model(); }
+  size_t arena_bytes() { return plan_->arena_bytes(); }
   void profile(bool on) { plan_->set_profiling(on); }
 
  private:
-  nb::list tables_;
+  void start(const PyModel& model, int32_t num_threads, std::optional<int64_t> max_tokens) {
+    if (max_tokens && *max_tokens < 1) throw std::invalid_argument("max_tokens must be positive");
+    const nb::gil_scoped_release release;
+    plan_ = std::make_unique<Plan>(model.packed(), num_threads, max_tokens.value_or(0));
+  }
+  static std::vector<int32_t> copy(const Ids& ids) {
+    std::vector<int32_t> values(ids.shape(0));
+    if (!values.empty()) std::memcpy(values.data(), ids.data(), values.size() * sizeof(int32_t));
+    return values;
+  }
+
+  std::unique_ptr<PyModel> own_;  // a model that no other plan shares
   std::unique_ptr<Plan> plan_;
 };
 
@@ -210,23 +287,40 @@ nb::dict cpu_info() {
 }  // namespace secateur
 
 NB_MODULE(_engine, m) {
+  using secateur::PyModel;
   using secateur::PyPlan;
-  m.doc() = "Sparse int8 inference engine for BERT-family encoders.";
+  m.doc() = "Sparse inference engine, int8 and float32, for BERT-family encoders.";
   m.def("cpu_info", &secateur::cpu_info,
         "Brand, features, instruction sets this CPU can run (best first) and CPUs this process may use.");
   m.def(
       "resolve_isa", [](const std::string& name) { return secateur::isa_name(secateur::resolve_isa(name.c_str())); },
       "name"_a = "", "The instruction set of that name; '' takes SECATEUR_ISA, else the best. Raises ValueError.");
+  using IsaName = std::optional<std::string>;
+  using MaxTokens = std::optional<int64_t>;
+  nb::class_<PyModel>(m, "Model")
+      .def(nb::init<const nb::dict&, const IsaName&>(), "description"_a, "isa"_a = nb::none(),
+           "Packs a model's weights: plans share them. Raises ValueError where the description is unsound.")
+      .def_prop_ro("isa", [](const PyModel& p) { return secateur::isa_name(p->isa()); });
   nb::class_<PyPlan>(m, "Plan")
-      .def(nb::init<const nb::dict&, const nb::object&, int32_t>(), "description"_a, "isa"_a = nb::none(),
-           "num_threads"_a = 1, "Builds a plan: validates, packs the weights, starts the threads. Raises ValueError.")
+      .def(nb::init<const PyModel&, int32_t, MaxTokens>(), "model"_a, "num_threads"_a = 1, "max_tokens"_a = nb::none(),
+           nb::keep_alive<1, 2>(),
+           "A model with threads of its own; max_tokens bounds the memory of a call. Raises ValueError, and "
+           "RuntimeError where the system refuses a thread.")
+      .def(nb::init<const nb::dict&, const IsaName&, int32_t, MaxTokens>(), "description"_a, "isa"_a = nb::none(),
+           "num_threads"_a = 1, "max_tokens"_a = nb::none(), "The same with a model that nothing else shares.")
       .def("run", &PyPlan::run, "input_ids"_a.noconvert(), "token_type_ids"_a.noconvert().none(),
            "offsets"_a.noconvert(),
            "Logits [batch_size, num_labels] float32 of a ragged batch of int32 token ids. Thread-safe.")
       .def("steps", &PyPlan::steps, "Name, kernel, n, k, density, packed_bytes and mean ms of every step.")
       .def("profile", &PyPlan::profile, "on"_a, "Starts (from zero) or stops timing the steps.")
-      .def_prop_ro("isa", [](const PyPlan& p) { return secateur::isa_name(p.plan().isa()); })
+      .def("arena_bytes", &PyPlan::arena_bytes, "Bytes kept for the activations of later calls.")
+      .def_prop_ro("isa", [](const PyPlan& p) { return secateur::isa_name(p.model().isa()); })
       .def_prop_ro("num_threads", [](const PyPlan& p) { return p.plan().num_threads(); })
-      .def_prop_ro("num_labels", [](const PyPlan& p) { return p.plan().num_labels(); })
-      .def_prop_ro("max_sequence", [](const PyPlan& p) { return p.plan().max_sequence(); });
+      .def_prop_ro("max_tokens",
+                   [](const PyPlan& p) {
+                     const int64_t limit = p.plan().max_tokens();
+                     return limit == 0 ? std::optional<int64_t>() : std::optional<int64_t>(limit);
+                   })
+      .def_prop_ro("num_labels", [](const PyPlan& p) { return p.model().num_labels(); })
+      .def_prop_ro("max_sequence", [](const PyPlan& p) { return p.model().max_sequence(); });
 }

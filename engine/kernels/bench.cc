@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention_f32/attention_f32.h"
 #include "kernels/bench/timing.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/epilogue/epilogue.h"
@@ -166,11 +167,13 @@ void print_times(const char* name, int32_t width, Call call) {
 
 void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
   const auto acc = random_buffer<int32_t>(kRowBlock * kTile, -40000, 40000, 3);
+  AlignedBuffer<float> acc_f32(acc.size());
+  for (size_t i = 0; i < acc.size(); ++i) acc_f32[i] = static_cast<float>(acc[i]) * 1e-4f;
   const std::vector<float> scale(width, 1e-4f), bias(width, 0.1f);
   const size_t size = static_cast<size_t>(width) * kTokens[2];
   AlignedBuffer<uint8_t> out(size);
   AlignedBuffer<int8_t> value(size);
-  AlignedBuffer<float> residual(size);
+  AlignedBuffer<float> residual(size), out_f32(size);
   const auto run = [&](const char* part, EpilogueFn function) {
     print_times((std::string(kernels.name) + "_" + part).c_str(), width, [&](int32_t tokens) {
       for (int32_t t = 0; t < tokens; t += kTile)
@@ -178,16 +181,23 @@ void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
           const size_t tile = static_cast<size_t>(t) * width;
           function({acc.data(), scale.data(), bias.data(), row, std::min(kRowBlock, width - row),
                     std::min(tokens - t, kTile), 40.0f, 128, out.data() + tile, value.data() + t, kTokens[2],
-                    residual.data() + tile, kGeluErf});
+                    residual.data() + tile, kGeluErf, acc_f32.data(), out_f32.data() + tile});
         }
     });
   };
-  run("u8", kernels.u8);
-  run("s8", kernels.s8);
-  run("value", kernels.value);
-  run("gelu", kernels.gelu);
-  run("relu", kernels.relu);
-  run("add", kernels.add);
+  const auto run_all = [&](const std::string& sums, const EpilogueForms& forms) {
+    run((sums + "_u8").c_str(), forms.u8);
+    run((sums + "_s8").c_str(), forms.s8);
+    run((sums + "_value").c_str(), forms.value);
+    run((sums + "_gelu").c_str(), forms.gelu);
+    run((sums + "_relu").c_str(), forms.relu);
+    run((sums + "_add").c_str(), forms.add);
+    run((sums + "_f32").c_str(), forms.f32);
+    run((sums + "_gelu_f32").c_str(), forms.gelu_f32);
+    run((sums + "_relu_f32").c_str(), forms.relu_f32);
+  };
+  run_all("s32", *kernels.s32);
+  run_all("f32", *kernels.f32);
 }
 
 void bench_attention(const AttentionKernel& kernel, int32_t heads, int32_t head_dim) {
@@ -200,9 +210,41 @@ void bench_attention(const AttentionKernel& kernel, int32_t heads, int32_t head_
     const int64_t tile = static_cast<int64_t>(width) * kTile;
     for (int32_t head = 0; head < heads; ++head) {
       const size_t channel = static_cast<size_t>(head) * head_dim;
-      kernel.run({query.data() + channel * kTile, key.data() + channel * kTile, value.data() + channel * kTokens[2],
-                  out.data() + channel * kTile, tile, tile, kTokens[2], tile, head_dim, 0, tokens, 0, tokens, 128,
-                  1e-5f, 0.02f, 40.0f, 128, scratch.data()});
+      kernel.run({query.data() + channel * kTile,
+                  key.data() + channel * kTile,
+                  value.data() + channel * kTokens[2],
+                  out.data() + channel * kTile,
+                  tile,
+                  tile,
+                  kTokens[2],
+                  tile,
+                  head_dim,
+                  0,
+                  tokens,
+                  0,
+                  tokens,
+                  128,
+                  1e-5f,
+                  0.02f,
+                  40.0f,
+                  128,
+                  scratch.data(),
+                  nullptr});
+    }
+  });
+}
+
+void bench_attention_f32(const AttentionF32Kernel& kernel, int32_t heads, int32_t head_dim) {
+  const int32_t width = heads * head_dim;
+  AlignedBuffer<float> in(static_cast<size_t>(width) * kTokens[2]), out(in.size());
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i % 17) * 0.25f - 2.0f;
+  AlignedBuffer<uint8_t> scratch(attention_f32_scratch_bytes(kTokens[2]));
+  print_times(kernel.name, width, [&](int32_t tokens) {
+    const int64_t tile = static_cast<int64_t>(width) * kTile;
+    for (int32_t head = 0; head < heads; ++head) {
+      const float* const from = in.data() + static_cast<size_t>(head) * head_dim * kTile;
+      kernel.run({from, from, from, nullptr, out.data() + (from - in.data()), tile, tile, tile, head_dim, 0, tokens, 0,
+                  tokens, 0.18f, 40.0f, 128, scratch.data()});
     }
   });
 }
@@ -250,7 +292,7 @@ constexpr ProductKernel kDense[] = {
 #include "kernels/gemm_u8s8/kernels.inc"
 };
 #undef KERNEL
-#define KERNEL(isa, name) {#name, isa, name##_u8, name##_s8, name##_value, name##_gelu, name##_relu, name##_add},
+#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
 constexpr EpilogueKernels kEpilogue[] = {
 #include "kernels/epilogue/kernels.inc"
 };
@@ -258,6 +300,9 @@ constexpr EpilogueKernels kEpilogue[] = {
 #define KERNEL(isa, name) {#name, isa, name},
 constexpr AttentionKernel kAttention[] = {
 #include "kernels/attention/kernels.inc"
+};
+constexpr AttentionF32Kernel kAttentionF32[] = {
+#include "kernels/attention_f32/kernels.inc"
 };
 constexpr LayerNormKernel kLayerNorm[] = {
 #include "kernels/layer_norm/kernels.inc"
@@ -283,6 +328,7 @@ int run(const std::string& part) {
   for (const int32_t width : {384, 768}) {
     for_each(kEpilogue, [&](const EpilogueKernels& kernels) { bench_epilogue(kernels, width); });
     for_each(kAttention, [&](const AttentionKernel& kernel) { bench_attention(kernel, 12, width / 12); });
+    for_each(kAttentionF32, [&](const AttentionF32Kernel& kernel) { bench_attention_f32(kernel, 12, width / 12); });
     for_each(kLayerNorm, [&](const LayerNormKernel& kernel) { bench_layer_norm(kernel, width); });
     for_each(kEmbedding, [&](const EmbeddingKernel& kernel) { bench_embedding(kernel, width); });
     for_each(kGemv, [&](const GemvKernel& kernel) { bench_gemv(kernel, width); });

@@ -3,7 +3,7 @@
 #include "plan/attention.h"
 #include "plan/check.h"
 #include "plan/linear.h"
-#include "plan/plan.h"
+#include "plan/packed_model.h"
 
 namespace secateur {
 namespace {
@@ -42,8 +42,28 @@ class Reader {
   size_t at_ = 0;
 };
 
-OutputScale written_with(float scale, int32_t zero_point) { return {1.0f / scale, zero_point}; }
-OutputScale read_by(const LinearRecord& reader) { return written_with(reader.input_scale, reader.input_zero_point); }
+Output written_with(float scale, int32_t zero_point) { return OutputScale{1.0f / scale, zero_point}; }
+Output read_by(const LinearRecord& reader) {
+  return is_f32(reader.weight) ? Output() : written_with(reader.input_scale, reader.input_zero_point);
+}
+
+// The projections of an attention read one hidden state: those in int8 have to agree on its scale.
+Output read_by_all(const std::vector<const LinearRecord*>& readers) {
+  const LinearRecord* first = nullptr;
+  for (const LinearRecord* reader : readers) {
+    if (is_f32(reader->weight)) continue;
+    if (first == nullptr) first = reader;
+    check(reader->input_scale == first->input_scale && reader->input_zero_point == first->input_zero_point,
+          reader->name + ": query, key and value must share their input's scale and zero point");
+  }
+  return first != nullptr ? read_by(*first) : Output();
+}
+
+// Makes room in one of two buffers: that of quantized values or that of floats.
+void widen(int32_t& quantized, int32_t& f32, const Output& out, int64_t width) {
+  int32_t& buffer = out ? quantized : f32;
+  buffer = std::max(buffer, static_cast<int32_t>(width));
+}
 
 void check_shape(const LinearRecord& record, int64_t n, int64_t k) {
   check(record.n == n && record.k == k, record.name + ": is [" + std::to_string(record.n) + ", " +
@@ -53,17 +73,17 @@ void check_shape(const LinearRecord& record, int64_t n, int64_t k) {
 
 }  // namespace
 
-void Plan::build(const PlanDescription& description) {
+void PackedModel::build(const PlanDescription& description) {
   const int64_t hidden = description.hidden_size;
   check(hidden > 0 && hidden % 4 == 0 && hidden <= 16384, "hidden_size must be a multiple of 4, at most 16384");
-  hidden_ = static_cast<int32_t>(hidden);
+  widths_.residual = static_cast<int32_t>(hidden);
   const float eps = description.norm_eps;
   Reader reader(description.steps);
 
   auto embed = std::make_unique<EmbedStep>(reader.next<EmbedRecord>("the embeddings"), hidden, eps, isa_);
   embed_ = embed.get();
   max_sequence_ = std::min(description.max_tokens, embed->max_positions());
-  check(max_sequence_ > 0, "max_tokens must be positive");
+  check(max_sequence_ > 0 && max_sequence_ <= (1 << 20), "the longest sequence must be 1 .. 1048576 tokens");
   NormStep* norm = embed.get();  // the norm whose output the next projections read
   steps_.push_back(std::move(embed));
   check(reader.sees<LinearRecord>(), "the plan has no encoder layer");
@@ -84,31 +104,28 @@ void Plan::build(const PlanDescription& description) {
     check(attention.num_heads > 0 && attention.num_heads <= 256 && attention.head_dim > 0 && attention.head_dim <= 256,
           attention.name + ": num_heads and head_dim must be 1 .. 256");
     const int64_t width = attention.num_heads * attention.head_dim;
-    for (const LinearRecord* record : {&query, &key, &value}) {
-      check_shape(*record, width, hidden);
-      check(record->input_scale == query.input_scale && record->input_zero_point == query.input_zero_point,
-            record->name + ": query, key and value must share their input's scale and zero point");
-    }
+    for (const LinearRecord* record : {&query, &key, &value}) check_shape(*record, width, hidden);
     check_shape(attn_out, hidden, width);
     check_shape(ffn_in, ffn_in.n, hidden);
     check_shape(ffn_out, hidden, ffn_in.n);
-    attention_width_ = std::max(attention_width_, static_cast<int32_t>(width));
-    inner_width_ = std::max(inner_width_, static_cast<int32_t>(ffn_in.n));
 
-    auto attention_step = std::make_unique<AttentionStep>(attention, last, isa_);
-    attention_step->out = read_by(attn_out);
-    LinearPart query_part = make_linear_part(query, isa_);
-    query_part.out = written_with(attention.query_scale, attention.query_zero_point);
-    LinearPart key_part = make_linear_part(key, isa_);
-    key_part.out = written_with(attention.key_scale, 0);
-    LinearPart value_part = make_linear_part(value, isa_);
-    value_part.out = written_with(attention.value_scale, 0);
-    norm->out = read_by(query);
-    norm->quantized = true;
+    const std::optional<AttentionScales>& scales = attention.scales;
+    const Output query_out = scales ? written_with(scales->query, scales->query_zero_point) : Output();
+    const Output context = read_by(attn_out), inner = read_by(ffn_out);
+    auto attention_step = std::make_unique<AttentionStep>(attention, context, last, isa_);
+    LinearPart query_part = make_linear_part(query, query_out, isa_);
+    LinearPart key_part = make_linear_part(key, scales ? written_with(scales->key, 0) : Output(), isa_);
+    LinearPart value_part = make_linear_part(value, scales ? written_with(scales->value, 0) : Output(), isa_);
+    norm->out = read_by_all({&query, &key, &value});
+    if (norm->out) widths_.hidden = widths_.residual;
+    widen(widths_.query, widths_.query_f32, query_out, width);
+    widen(widths_.key_value, widths_.key_value_f32, query_out, width);
+    widen(widths_.context, widths_.context_f32, context, width);
+    widen(widths_.inner, widths_.inner_f32, inner, ffn_in.n);
 
     auto projections = std::make_unique<LinearStep>(Source::kHidden, false);
     if (last) {
-      steps_.push_back(std::make_unique<FirstTokenStep>(hidden));
+      steps_.push_back(std::make_unique<FirstTokenStep>(hidden, !is_f32(query.weight)));
       auto first_query = std::make_unique<LinearStep>(Source::kHidden, true);
       projections->add(std::move(key_part));
       projections->add(std::move(value_part));
@@ -123,24 +140,22 @@ void Plan::build(const PlanDescription& description) {
     }
     steps_.push_back(std::move(attention_step));
 
-    const auto add_linear = [&](const LinearRecord& record, Source source) -> LinearPart& {
+    const auto add_linear = [&](const LinearRecord& record, Source source, const Output& out) {
       auto step = std::make_unique<LinearStep>(source, last);
-      step->add(make_linear_part(record, isa_));
-      LinearPart& part = step->parts().front();
+      step->add(make_linear_part(record, out, isa_));
       steps_.push_back(std::move(step));
-      return part;
     };
     const auto add_norm = [&](const AddNormRecord& record) {
       auto step = std::make_unique<NormStep>(record.name, record.gamma, record.beta, hidden, eps, last, isa_);
       norm = step.get();
       steps_.push_back(std::move(step));
     };
-    add_linear(attn_out, Source::kContext);
+    add_linear(attn_out, Source::kContext, Output());
     add_norm(attn_norm);
     norm->out = read_by(ffn_in);
-    norm->quantized = true;
-    add_linear(ffn_in, Source::kHidden).out = read_by(ffn_out);
-    add_linear(ffn_out, Source::kInner);
+    if (norm->out) widths_.hidden = widths_.residual;
+    add_linear(ffn_in, Source::kHidden, inner);
+    add_linear(ffn_out, Source::kInner, Output());
     add_norm(ffn_norm);
   }
 

@@ -3,6 +3,7 @@
 // outlive the plan.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -20,9 +21,14 @@ struct Array {
   }
 };
 
+// Weights are int8 or float32, matrix by matrix; their type decides what computes with them.
+using Weights = std::variant<Array<int8_t>, Array<float>>;
+
+inline bool is_f32(const Weights& weights) { return std::holds_alternative<Array<float>>(weights); }
+
 struct TableRecord {
-  Array<int8_t> rows;  // [V, H]
-  Array<float> scale;  // [V]
+  Weights rows;        // [V, H]
+  Array<float> scale;  // int8 only: [V]
 };
 
 struct EmbedRecord {
@@ -37,20 +43,28 @@ struct LinearRecord {
   std::string name;
   Role role = Role::kQuery;
   int64_t n = 0, k = 0;
-  Array<int8_t> weight;  // dense: [N, K]; sparse: [B, 4], the kept blocks in row-major order
-  Array<uint8_t> mask;   // sparse only: [N, ceil(K / 32)], a bit a block, least significant first
-  Array<float> scale;    // [N]
-  Array<float> bias;     // [N]
+  // Dense: [N, K]. Sparse, in row-major order: int8 [B, 4], the kept blocks; float32 [B], the kept weights.
+  Weights weight;
+  // Sparse only, least significant bit first: int8 [N, ceil(K / 32)], a bit a block; float32 [N, ceil(K / 8)], a bit a
+  // weight.
+  Array<uint8_t> mask;
+  Array<float> bias;  // [N]
+  // int8 only:
+  Array<float> scale;  // [N]
   float input_scale = 0;
   int32_t input_zero_point = 0;
   Activation activation = Activation::kNone;
 };
 
+struct AttentionScales {
+  float query = 0, key = 0, value = 0;
+  int32_t query_zero_point = 0;
+};
+
 struct AttentionRecord {
   std::string name;
   int64_t num_heads = 0, head_dim = 0;
-  float query_scale = 0, key_scale = 0, value_scale = 0;
-  int32_t query_zero_point = 0;
+  std::optional<AttentionScales> scales;  // without: float32
 };
 
 struct AddNormRecord {

@@ -1,12 +1,13 @@
 #include "plan/linear.h"
 
-#include <bit>
 #include <cmath>
 #include <stdexcept>
 
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
 #include "plan/check.h"
+#include "plan/linear_f32.h"
+#include "plan/mask.h"
 
 namespace secateur {
 namespace {
@@ -31,24 +32,6 @@ void append(Blocks& blocks, int64_t col, const int8_t* w, const std::string& nam
 
 bool is_zero(const int8_t* w) { return (w[0] | w[1] | w[2] | w[3]) == 0; }
 
-// Calls visit(col) for each block that the mask keeps in row n; without a mask that is every block.
-template <class F>
-void for_each_kept(const LinearRecord& record, int64_t n, F visit) {
-  const int64_t per_row = record.k / kBlock;
-  if (record.mask.data == nullptr) {
-    for (int64_t col = 0; col < per_row; ++col) visit(col);
-    return;
-  }
-  const int64_t bytes = record.mask.shape[1];
-  const uint8_t* mask = record.mask.data + n * bytes;
-  for (int64_t i = 0; i < bytes; ++i)
-    for (uint32_t bits = mask[i]; bits != 0; bits &= bits - 1) {
-      const int64_t col = i * 8 + std::countr_zero(bits);
-      if (col >= per_row) fail(record.name + ": the mask keeps blocks past the last column");
-      visit(col);
-    }
-}
-
 // The non-empty blocks; with `keep_zeros` all of them.
 Blocks collect(const LinearRecord& record, bool keep_zeros) {
   Blocks blocks;
@@ -56,15 +39,16 @@ Blocks collect(const LinearRecord& record, bool keep_zeros) {
   blocks.row_start.reserve(static_cast<size_t>(record.n) + 1);
   blocks.row_start.push_back(0);
   const int8_t zeros[kBlock] = {};
-  const int8_t* next = record.weight.data;
-  const int8_t* const end = next + record.weight.size();
+  const auto& weight = std::get<Array<int8_t>>(record.weight);
+  const int8_t* next = weight.data;
+  const int8_t* const end = next + weight.size();
   for (int64_t n = 0; n < record.n; ++n) {
     int64_t done = 0;
     const auto skip_to = [&](int64_t col) {
       for (; done < col; ++done)
         if (keep_zeros) append(blocks, done, zeros, record.name);
     };
-    for_each_kept(record, n, [&](int64_t col) {
+    for_each_kept(record, n, per_row, "blocks", [&](int64_t col) {
       skip_to(col);
       if (next + kBlock > end) fail(record.name + ": the mask keeps more blocks than there are values");
       if (keep_zeros || !is_zero(next)) append(blocks, col, next, record.name);
@@ -78,48 +62,59 @@ Blocks collect(const LinearRecord& record, bool keep_zeros) {
   return blocks;
 }
 
+void validate_s8(const LinearRecord& record) {
+  const std::string& name = record.name;
+  const auto& weight = std::get<Array<int8_t>>(record.weight);
+  if (record.mask.data != nullptr) {
+    check(record.mask.shape == std::vector<int64_t>{record.n, (record.k / kBlock + 7) / 8},
+          name + ": the mask has a wrong shape");
+    check(weight.shape.size() == 2 && weight.shape[1] == kBlock, name + ": values must be [B, 4]");
+  } else {
+    check(weight.shape == std::vector<int64_t>{record.n, record.k}, name + ": the weight has a wrong shape");
+  }
+  check(record.scale.size() == record.n, name + ": scale must have a value a row");
+  check_scale(record.input_scale, name + ": input_scale");
+  check(record.input_zero_point >= 0 && record.input_zero_point <= 255, name + ": input_zero_point must be 0 .. 255");
+  for (int64_t i = 0; i < record.n; ++i)
+    if (!is_scale(record.scale.data[i])) fail(name + ": weight_scale must be finite and positive");
+}
+
 void validate(const LinearRecord& record) {
   const std::string& name = record.name;
   check(record.n > 0 && record.n % 4 == 0 && record.n <= (1 << 20), name + ": rows must be a multiple of 4");
   check(record.k > 0 && record.k % 4 == 0 && record.k <= kMaxCols,
         name + ": columns must be a multiple of 4, at most 16384");
-  if (record.mask.data != nullptr) {
-    check(record.mask.shape == std::vector<int64_t>{record.n, (record.k / kBlock + 7) / 8},
-          name + ": the mask has a wrong shape");
-    check(record.weight.shape.size() == 2 && record.weight.shape[1] == kBlock, name + ": values must be [B, 4]");
-  } else {
-    check(record.weight.shape == std::vector<int64_t>{record.n, record.k}, name + ": the weight has a wrong shape");
-  }
-  check(record.scale.size() == record.n && record.bias.size() == record.n,
-        name + ": scale and bias must have a value a row");
-  check_scale(record.input_scale, name + ": input_scale");
-  check(record.input_zero_point >= 0 && record.input_zero_point <= 255, name + ": input_zero_point must be 0 .. 255");
-  for (int64_t i = 0; i < record.n; ++i) {
-    if (!is_scale(record.scale.data[i])) fail(name + ": weight_scale must be finite and positive");
+  check(record.n * record.k <= INT32_MAX, name + ": must have fewer than 2^31 weights");
+  if (is_f32(record.weight))
+    validate_f32(record);
+  else
+    validate_s8(record);
+  check(record.bias.size() == record.n, name + ": bias must have a value a row");
+  for (int64_t i = 0; i < record.n; ++i)
     if (!std::isfinite(record.bias.data[i])) fail(name + ": bias is not finite");
-  }
 }
 
-EpilogueFn choose_epilogue(const LinearRecord& record, const EpilogueKernels& kernels) {
+// Of the sums of a matrix: what the reader of the output takes, which is float32 where there is no scale.
+EpilogueFn choose_epilogue(const LinearRecord& record, bool to_f32, const EpilogueForms& forms) {
   switch (record.role) {
     case Role::kQuery:
-      return kernels.u8;
+      return to_f32 ? forms.f32 : forms.u8;
     case Role::kKey:
-      return kernels.s8;
+      return to_f32 ? forms.f32 : forms.s8;
     case Role::kValue:
-      return kernels.value;
+      return to_f32 ? forms.f32 : forms.value;
     case Role::kAttnOut:
     case Role::kFfnOut:
-      return kernels.add;
+      return forms.add;
     case Role::kFfnIn:
       break;
   }
   switch (record.activation) {
     case Activation::kRelu:
-      return kernels.relu;
+      return to_f32 ? forms.relu_f32 : forms.relu;
     case Activation::kGelu:
     case Activation::kGeluNew:
-      return kernels.gelu;
+      return to_f32 ? forms.gelu_f32 : forms.gelu;
     case Activation::kNone:
       break;
   }
@@ -141,14 +136,34 @@ Sink choose_sink(Role role) {
   }
 }
 
-}  // namespace
+// Where the rows of a part go for one tile, and in which form.
+void set_output(const LinearPart& part, int32_t tile, Rows& rows, Call& call, EpilogueArgs& args) {
+  const ptrdiff_t tile_start = static_cast<ptrdiff_t>(tile) * kTile * part.n;
+  if (part.sink == Sink::kResidual) {
+    args.residual = rows.residual.data() + tile_start;
+    return;
+  }
+  if (!part.out) {
+    AlignedBuffer<float>& to = part.sink == Sink::kQuery   ? rows.query_f32
+                               : part.sink == Sink::kKey   ? call.key_f32
+                               : part.sink == Sink::kValue ? call.value_f32
+                                                           : rows.inner_f32;
+    args.out_f32 = to.data() + tile_start;
+    return;
+  }
+  args.inv_scale = part.out->inv_scale;
+  args.zero_point = part.out->zero_point;
+  if (part.sink == Sink::kValue) {
+    args.value = call.value.data() + static_cast<ptrdiff_t>(tile) * kTile;
+    args.value_stride = call.value_stride;
+  } else if (part.sink == Sink::kKey) {
+    args.out = reinterpret_cast<uint8_t*>(call.key.data()) + tile_start;
+  } else {
+    args.out = (part.sink == Sink::kQuery ? rows.query : rows.inner).data() + tile_start;
+  }
+}
 
-LinearPart make_linear_part(const LinearRecord& record, Isa isa) {
-  validate(record);
-  LinearPart part;
-  part.name = record.name;
-  part.n = static_cast<int32_t>(record.n);
-  part.k = static_cast<int32_t>(record.k);
+void pack_s8(const LinearRecord& record, Isa isa, LinearPart& part) {
   Blocks blocks = collect(record, /*keep_zeros=*/false);
   part.density = static_cast<double>(blocks.count()) / (static_cast<double>(record.n) * (record.k / kBlock));
   const bool dense = part.density > kDenseFrom;
@@ -163,19 +178,58 @@ LinearPart make_linear_part(const LinearRecord& record, Isa isa) {
     for (int32_t i = blocks.row_start[n] * kBlock; i < blocks.row_start[n + 1] * kBlock; ++i) sum += blocks.values[i];
     part.scale[n] = record.input_scale * record.scale.data[n];
     part.bias[n] = record.bias.data[n] - part.scale[n] * static_cast<float>(record.input_zero_point * sum);
+    if (!std::isfinite(part.scale[n]) || !std::isfinite(part.bias[n]))
+      fail(record.name + ": input_scale times weight_scale is too large for a float");
   }
+}
+
+}  // namespace
+
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa) {
+  validate(record);
+  LinearPart part;
+  part.name = record.name;
+  part.n = static_cast<int32_t>(record.n);
+  part.k = static_cast<int32_t>(record.k);
+  part.out = out;
   part.sink = choose_sink(record.role);
-  part.epilogue = choose_epilogue(record, select_epilogue(isa));
   part.gelu = record.activation == Activation::kGeluNew ? kGeluTanh : kGeluErf;
+  const bool f32 = is_f32(record.weight);
+  if (f32)
+    pack_f32(record, isa, part);
+  else
+    pack_s8(record, isa, part);
+  const EpilogueKernels& epilogue = select_epilogue(isa);
+  part.epilogue = choose_epilogue(record, !out.has_value(), f32 ? *epilogue.f32 : *epilogue.s32);
   return part;
+}
+
+// The hidden state in float32 is the residual itself: after a norm it holds what the norm wrote.
+void LinearStep::multiply(const LinearPart& part, const Rows& rows, int32_t block, int32_t tile, bool prefetch,
+                          uint8_t* acc) const {
+  const ptrdiff_t tile_start = static_cast<ptrdiff_t>(tile) * kTile * part.k;
+  const uint8_t* const packed = part.weights.data.data();
+  const int32_t tokens = rows.tile_tokens(tile), chunks = part.weights.num_chunks;
+  if (part.kernel_f32 != nullptr) {
+    const AlignedBuffer<float>& x = source_ == Source::kHidden    ? rows.residual
+                                    : source_ == Source::kContext ? rows.context_f32
+                                                                  : rows.inner_f32;
+    auto* const sums = reinterpret_cast<float*>(acc);
+    for (int32_t chunk = 0; chunk < chunks; ++chunk)
+      part.kernel_f32->run({packed, chunk, block, tokens, x.data() + tile_start, sums, prefetch});
+    return;
+  }
+  const AlignedBuffer<uint8_t>& x = source_ == Source::kHidden    ? rows.hidden
+                                    : source_ == Source::kContext ? rows.context
+                                                                  : rows.inner;
+  auto* const sums = reinterpret_cast<int32_t*>(acc);
+  for (int32_t chunk = 0; chunk < chunks; ++chunk)
+    part.kernel->run({packed, chunk, block, tokens, x.data() + tile_start, sums, prefetch});
 }
 
 void LinearStep::run(Call& call, const Worker& worker) const {
   Rows& rows = over_first_ ? call.first : call.all;
-  const AlignedBuffer<uint8_t>& input = source_ == Source::kHidden    ? rows.hidden
-                                        : source_ == Source::kContext ? rows.context
-                                                                      : rows.inner;
-  auto* const acc = reinterpret_cast<int32_t*>(call.scratch[worker.index].data());
+  uint8_t* const acc = call.scratch[worker.index].data();
   int64_t blocks = 0;
   for (const LinearPart& part : parts_) blocks += part.row_blocks();
 
@@ -188,44 +242,19 @@ void LinearStep::run(Call& call, const Worker& worker) const {
     const LinearPart* part = parts_.data();
     for (; block >= part->row_blocks(); ++part) block -= part->row_blocks();
 
-    ProductArgs product{};
-    product.packed = part->weights.data.data();
-    product.row_block = block;
-    product.tokens = rows.tile_tokens(tile);
-    product.x = input.data() + static_cast<ptrdiff_t>(tile) * kTile * part->k;
-    product.acc = acc;
-    product.prefetch = tile == 0 || unit == begin;  // the worker meets these weights for the first time
-    for (product.chunk = 0; product.chunk < part->weights.num_chunks; ++product.chunk) part->kernel->run(product);
+    // At the first tile the worker meets these weights for the first time.
+    multiply(*part, rows, block, tile, /*prefetch=*/tile == 0 || unit == begin, acc);
 
     EpilogueArgs epilogue{};
-    epilogue.acc = acc;
+    epilogue.acc = reinterpret_cast<const int32_t*>(acc);
+    epilogue.acc_f32 = reinterpret_cast<const float*>(acc);
     epilogue.scale = part->scale.data();
     epilogue.bias = part->bias.data();
     epilogue.row_begin = block * kRowBlock;
     epilogue.rows = std::min(kRowBlock, part->n - epilogue.row_begin);
-    epilogue.tokens = product.tokens;
-    epilogue.inv_scale = part->out.inv_scale;
-    epilogue.zero_point = part->out.zero_point;
+    epilogue.tokens = rows.tile_tokens(tile);
     epilogue.gelu = part->gelu;
-    const ptrdiff_t tile_start = static_cast<ptrdiff_t>(tile) * kTile * part->n;
-    switch (part->sink) {
-      case Sink::kQuery:
-        epilogue.out = rows.query.data() + tile_start;
-        break;
-      case Sink::kKey:
-        epilogue.out = reinterpret_cast<uint8_t*>(call.key.data()) + tile_start;
-        break;
-      case Sink::kInner:
-        epilogue.out = rows.inner.data() + tile_start;
-        break;
-      case Sink::kValue:
-        epilogue.value = call.value.data() + static_cast<ptrdiff_t>(tile) * kTile;
-        epilogue.value_stride = call.value_stride;
-        break;
-      case Sink::kResidual:
-        epilogue.residual = rows.residual.data() + tile_start;
-        break;
-    }
+    set_output(*part, tile, rows, call, epilogue);
     part->epilogue(epilogue);
   }
 }
@@ -234,10 +263,11 @@ std::vector<StepInfo> LinearStep::info() const {
   std::vector<StepInfo> rows;
   for (const LinearPart& part : parts_)
     rows.push_back(
-        {part.name, part.kernel->name, part.n, part.k, part.density, static_cast<int64_t>(part.weights.data.bytes())});
+        {part.name, part.kernel_name(), part.n, part.k, part.density, static_cast<int64_t>(part.weights.data.bytes())});
   return rows;
 }
 
+// Sums are int32 or float.
 size_t LinearStep::scratch_bytes(int32_t) const { return sizeof(int32_t) * kRowBlock * kTile; }
 
 }  // namespace secateur

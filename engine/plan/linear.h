@@ -1,7 +1,8 @@
-// The linear step: one or more int8 products of the same input, each with its epilogue.
+// The linear step: one or more products of the same input, int8 or float32 each, each with its epilogue.
 #pragma once
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/product.h"
+#include "kernels/product_f32.h"
 #include "plan/description.h"
 #include "plan/step.h"
 
@@ -12,22 +13,25 @@ enum class Sink { kQuery, kKey, kValue, kInner, kResidual };
 // One matrix, packed, with what becomes of its sums.
 struct LinearPart {
   std::string name;
-  const ProductKernel* kernel = nullptr;
+  const ProductKernel* kernel = nullptr;         // of an int8 matrix
+  const ProductF32Kernel* kernel_f32 = nullptr;  // of a float32 matrix
   PackedWeights weights;
   int32_t n = 0, k = 0;
   double density = 1.0;
-  std::vector<float> scale, bias;  // [N] of the accumulator: input_scale * weight_scale, zero point folded in
+  std::vector<float> scale;  // int8 only: [N] of the accumulator, input_scale * weight_scale
+  std::vector<float> bias;   // [N]; int8: zero point folded in
   Sink sink = Sink::kResidual;
   EpilogueFn epilogue = nullptr;
-  OutputScale out;
+  Output out;  // not used by what is added to the residual
   const float* gelu = nullptr;
 
+  const char* kernel_name() const { return kernel_f32 != nullptr ? kernel_f32->name : kernel->name; }
   int32_t row_blocks() const { return (n + kRowBlock - 1) / kRowBlock; }
 };
 
-// Packs a matrix for `isa`; validates the record and throws std::invalid_argument. The epilogue's output scale is
-// set later, by whoever reads it.
-LinearPart make_linear_part(const LinearRecord& record, Isa isa);
+// Packs a matrix for `isa`, its output as the reader takes it (what is added to the residual is not asked). Validates
+// the record and throws std::invalid_argument.
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa);
 
 enum class Source { kHidden, kContext, kInner };
 
@@ -43,6 +47,9 @@ class LinearStep final : public Step {
   size_t scratch_bytes(int32_t longest) const override;
 
  private:
+  // The sums of one row block and tile.
+  void multiply(const LinearPart& part, const Rows& rows, int32_t block, int32_t tile, bool prefetch,
+                uint8_t* acc) const;
   Source source_;
   bool over_first_;
   std::vector<LinearPart> parts_;

@@ -13,14 +13,29 @@ void check_finite(const Array<float>& values, int64_t size, const std::string& w
     if (!std::isfinite(values.data[i])) fail(what + " is not finite");
 }
 
-EmbeddingTable make_table(const TableRecord& record, int64_t hidden, const std::string& what) {
-  check(record.rows.shape.size() == 2 && record.rows.shape[1] == hidden && record.rows.shape[0] > 0 &&
-            record.rows.shape[0] <= INT32_MAX,
+template <class T>
+void check_rows(const Array<T>& rows, int64_t hidden, const std::string& what) {
+  check(rows.shape.size() == 2 && rows.shape[1] == hidden && rows.shape[0] > 0 && rows.shape[0] <= INT32_MAX,
         what + " must be [rows, " + std::to_string(hidden) + "]");
-  check(record.scale.size() == record.rows.shape[0], what + ": scale must have a value a row");
+}
+
+EmbeddingTable make_table(const TableRecord& record, int64_t hidden, const std::string& what) {
+  if (is_f32(record.rows)) {
+    const auto& rows = std::get<Array<float>>(record.rows);
+    check_rows(rows, hidden, what);
+    check_finite(rows, rows.size(), what);
+    return {nullptr, nullptr, rows.data};
+  }
+  const auto& rows = std::get<Array<int8_t>>(record.rows);
+  check_rows(rows, hidden, what);
+  check(record.scale.size() == rows.shape[0], what + ": scale must have a value a row");
   for (int64_t i = 0; i < record.scale.size(); ++i)
     if (!is_scale(record.scale.data[i])) fail(what + ": scale must be finite and positive");
-  return {record.rows.data, record.scale.data};
+  return {rows.data, record.scale.data};
+}
+
+int64_t count_rows(const TableRecord& record) {
+  return std::visit([](const auto& rows) { return rows.shape[0]; }, record.rows);
 }
 
 }  // namespace
@@ -44,9 +59,11 @@ void NormStep::normalise(Rows& rows, int32_t tile) const {
   args.gamma = gamma_.data();
   args.beta = beta_.data();
   args.eps = eps_;
-  args.inv_scale = out.inv_scale;
-  args.zero_point = out.zero_point;
-  args.out = quantized ? rows.hidden.data() + start : nullptr;
+  if (out) {
+    args.inv_scale = out->inv_scale;
+    args.zero_point = out->zero_point;
+    args.out = rows.hidden.data() + start;
+  }
   kernel_->run(args);
 }
 
@@ -63,9 +80,9 @@ EmbedStep::EmbedStep(const EmbedRecord& record, int64_t hidden, float eps, Isa i
       word_(make_table(record.word, hidden, "word embeddings")),
       position_(make_table(record.position, hidden, "position embeddings")),
       token_type_(make_table(record.token_type, hidden, "token type embeddings")),
-      vocab_size_(record.word.rows.shape[0]),
-      type_vocab_size_(record.token_type.rows.shape[0]),
-      max_positions_(record.position.rows.shape[0]),
+      vocab_size_(count_rows(record.word)),
+      type_vocab_size_(count_rows(record.token_type)),
+      max_positions_(count_rows(record.position)),
       kernel_(&select_embedding(isa)) {}
 
 void EmbedStep::run(Call& call, const Worker& worker) const {
@@ -99,6 +116,7 @@ void FirstTokenStep::run(Call& call, const Worker& worker) const {
     const float* from = call.all.residual.data() + token / kTile * tile_size + token % kTile;
     float* to = call.first.residual.data() + s / kTile * tile_size + s % kTile;
     for (int32_t n = 0; n < hidden_; ++n) to[n * kTile] = from[n * kTile];
+    if (!quantized_) continue;
     const uint8_t* from_word = call.all.hidden.data() + token / kTile * tile_size + token % kTile * kBlock;
     uint8_t* to_word = call.first.hidden.data() + s / kTile * tile_size + s % kTile * kBlock;
     for (int32_t n = 0; n < hidden_ / kBlock; ++n)

@@ -16,8 +16,7 @@ class NormStep : public Step {
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
 
-  OutputScale out;
-  bool quantized = false;  // whether anything reads the quantized form
+  Output out;  // of the quantized form; none where nothing reads it
 
  protected:
   void normalise(Rows& rows, int32_t tile) const;
@@ -47,15 +46,17 @@ class EmbedStep final : public NormStep {
   const EmbeddingKernel* kernel_;
 };
 
-// Copies residual and quantized hidden state of each sequence's first token into Call::first.
+// Copies residual and, where the query projection reads it, quantized hidden state of each sequence's first token into
+// Call::first.
 class FirstTokenStep final : public Step {
  public:
-  explicit FirstTokenStep(int64_t hidden) : hidden_(static_cast<int32_t>(hidden)) {}
+  FirstTokenStep(int64_t hidden, bool quantized) : hidden_(static_cast<int32_t>(hidden)), quantized_(quantized) {}
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
 
  private:
   int32_t hidden_;
+  bool quantized_;
 };
 
 }  // namespace secateur

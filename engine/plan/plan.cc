@@ -1,9 +1,8 @@
 #include "plan/plan.h"
 
-#include <unistd.h>
-
 #include <chrono>
 
+#include "base/fork.h"
 #include "plan/check.h"
 
 namespace secateur {
@@ -17,53 +16,79 @@ int64_t now() {
       .count();
 }
 
+// Both return the bytes that are there afterwards.
 template <class T>
-void reserve(AlignedBuffer<T>& buffer, size_t size) {
-  if (buffer.size() < size) buffer = AlignedBuffer<T>(size);
+size_t reserve(AlignedBuffer<T>& buffer, size_t size) {
+  if (buffer.size() < size) {
+    buffer = AlignedBuffer<T>();  // first, so that old and new are never there together
+    buffer = AlignedBuffer<T>(size);
+  }
+  return buffer.bytes();
 }
 
-void reserve(Rows& rows, int32_t tokens, int32_t hidden, int32_t attention, int32_t inner) {
+size_t reserve(Rows& rows, int32_t tokens, const Widths& widths) {
+  const size_t slots = (static_cast<size_t>(tokens) + kTile - 1) / kTile * kTile;
+  size_t bytes = reserve(rows.residual, slots * widths.residual);
+  bytes += reserve(rows.hidden, slots * widths.hidden);
+  bytes += reserve(rows.query, slots * widths.query) + reserve(rows.query_f32, slots * widths.query_f32);
+  bytes += reserve(rows.context, slots * widths.context) + reserve(rows.context_f32, slots * widths.context_f32);
+  bytes += reserve(rows.inner, slots * widths.inner) + reserve(rows.inner_f32, slots * widths.inner_f32);
+  return bytes;
+}
+
+void set_tokens(Rows& rows, int32_t tokens) {
   rows.tokens = tokens;
   rows.tiles = (tokens + kTile - 1) / kTile;
-  const size_t slots = static_cast<size_t>(rows.tiles) * kTile;
-  reserve(rows.residual, slots * hidden);
-  reserve(rows.hidden, slots * hidden);
-  reserve(rows.query, slots * attention);
-  reserve(rows.context, slots * attention);
-  reserve(rows.inner, slots * inner);
 }
+
+// Bytes between a channel's values and the next one's. Kernels may read 63 bytes past the last value. An odd number of
+// lines a channel spreads the cache sets.
+int64_t value_stride(int32_t tiles) { return ((static_cast<int64_t>(tiles) * kTile + 64 + 63) / 64 * 64) | 64; }
 
 }  // namespace
 
 // What belongs to one process: a forked child has none of its parent's threads and makes its own.
 struct Plan::Threads {
-  explicit Threads(int32_t num_threads) : owner(getpid()), pool(num_threads) {}
-  const pid_t owner;
+  explicit Threads(int32_t num_threads) : owner(fork_depth()), pool(num_threads) {}
+  const uint64_t owner;
   ThreadPool pool;
   std::mutex busy;
   std::mutex calls_mutex;
   std::vector<std::unique_ptr<Call>> idle_calls;
 };
 
-Plan::Plan(const PlanDescription& description, Isa isa, int32_t num_threads) : isa_(isa), num_threads_(num_threads) {
+Plan::Plan(std::shared_ptr<const PackedModel> model, int32_t num_threads, int64_t max_tokens)
+    : model_(std::move(model)), num_threads_(num_threads), max_tokens_(max_tokens) {
   check(num_threads >= 1 && num_threads <= 1024, "num_threads must be 1 .. 1024");
-  build(description);
-  nanoseconds_ = std::vector<std::atomic<int64_t>>(steps_.size());
-  threads();
+  check(max_tokens >= 0 && max_tokens <= INT32_MAX, "max_tokens must be at most 2147483647");
+  nanoseconds_ = std::vector<std::atomic<int64_t>>(model_->steps().size());
+  if (max_tokens_ == 0) {
+    threads();
+    return;
+  }
+  auto call = std::make_unique<Call>();
+  allot_all(*call);
+  threads().idle_calls.push_back(std::move(call));
 }
 
 Plan::~Plan() {
   Threads* const mine = threads_.load();
   // After a fork the threads are gone and cannot be joined; their bookkeeping is left behind.
-  if (mine != nullptr && mine->owner == getpid()) delete mine;
+  if (mine != nullptr && mine->owner == fork_depth()) delete mine;
 }
 
 Plan::Threads& Plan::threads() {
   Threads* current = threads_.load(std::memory_order_acquire);
-  if (current != nullptr && current->owner == getpid()) return *current;
+  if (current != nullptr && current->owner == fork_depth()) return *current;
   auto fresh = std::make_unique<Threads>(num_threads_);
   if (threads_.compare_exchange_strong(current, fresh.get())) return *fresh.release();
   return *current;
+}
+
+// Most tokens of a group, but for a sequence that is longer than max_tokens, which validate() refuses.
+int64_t Plan::group_tokens() const {
+  const int64_t fast = std::max(kGroupTokens * num_threads_, model_->max_sequence());
+  return max_tokens_ == 0 ? fast : std::min(fast, max_tokens_);
 }
 
 void Plan::validate(const Batch& batch) const {
@@ -73,48 +98,42 @@ void Plan::validate(const Batch& batch) const {
   for (int32_t s = 0; s < batch.batch_size; ++s) {
     const int64_t length = static_cast<int64_t>(batch.offsets[s + 1]) - batch.offsets[s];
     if (length < 1) fail("sequence " + std::to_string(s) + " is empty");
-    if (length > max_sequence_)
+    if (length > model_->max_sequence())
       fail("sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens; the model takes at most " +
-           std::to_string(max_sequence_));
+           std::to_string(model_->max_sequence()));
+    if (max_tokens_ != 0 && length > max_tokens_)
+      fail("sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens; max_tokens is " +
+           std::to_string(max_tokens_));
   }
+  const int64_t vocab_size = model_->embed().vocab_size(), types = model_->embed().type_vocab_size();
   for (int64_t t = 0; t < batch.tokens; ++t) {
-    if (batch.input_ids[t] < 0 || batch.input_ids[t] >= embed_->vocab_size())
+    if (batch.input_ids[t] < 0 || batch.input_ids[t] >= vocab_size)
       fail("token id " + std::to_string(batch.input_ids[t]) + " at position " + std::to_string(t) +
-           " is outside the vocabulary of " + std::to_string(embed_->vocab_size()));
-    if (batch.token_type_ids != nullptr &&
-        (batch.token_type_ids[t] < 0 || batch.token_type_ids[t] >= embed_->type_vocab_size()))
-      fail("a token type id is outside 0 .. " + std::to_string(embed_->type_vocab_size() - 1));
+           " is outside the vocabulary of " + std::to_string(vocab_size));
+    if (batch.token_type_ids != nullptr && (batch.token_type_ids[t] < 0 || batch.token_type_ids[t] >= types))
+      fail("a token type id is outside 0 .. " + std::to_string(types - 1));
   }
 }
 
 void Plan::run(const Batch& batch, float* logits) {
-  const int64_t budget = kGroupTokens * num_threads_;
+  const int64_t budget = std::min(kGroupTokens * num_threads_, group_tokens());
+  const int64_t labels = model_->num_labels();
   std::vector<int32_t> offsets;
-  const std::vector<int32_t> zeros(batch.token_type_ids == nullptr ? batch.tokens : 0);
-  const int32_t* const types = batch.token_type_ids == nullptr ? zeros.data() : batch.token_type_ids;
   for (int32_t first = 0; first < batch.batch_size;) {
     const int32_t start = batch.offsets[first];
     int32_t last = first + 1;
     while (last < batch.batch_size && batch.offsets[last + 1] - start <= budget) ++last;
     offsets.assign(batch.offsets + first, batch.offsets + last + 1);
     for (int32_t& offset : offsets) offset -= start;
-    const Batch group{batch.input_ids + start, types + start, offsets.data(), last - first, offsets.back()};
-    run_group(group, logits + static_cast<int64_t>(first) * num_labels());
+    const int32_t* const types = batch.token_type_ids == nullptr ? nullptr : batch.token_type_ids + start;
+    run_group({batch.input_ids + start, types, offsets.data(), last - first, offsets.back()}, logits + first * labels);
     first = last;
   }
 }
 
 void Plan::run_group(const Batch& batch, float* logits) {
   Threads& mine = threads();
-  std::unique_ptr<Call> call;
-  {
-    const std::lock_guard lock(mine.calls_mutex);
-    if (!mine.idle_calls.empty()) {
-      call = std::move(mine.idle_calls.back());
-      mine.idle_calls.pop_back();
-    }
-  }
-  if (call == nullptr) call = std::make_unique<Call>();
+  std::unique_ptr<Call> call = take_call(mine);
   prepare(*call, batch, logits);
 
   // A caller that finds the threads at work for another runs alone: throughput is the same, nobody waits.
@@ -126,41 +145,85 @@ void Plan::run_group(const Batch& batch, float* logits) {
   } else {
     run_steps(*call, {0, 1}, nullptr);
   }
+  put_back(mine, std::move(call));
+}
+
+std::unique_ptr<Call> Plan::take_call(Threads& mine) {
+  {
+    const std::lock_guard lock(mine.calls_mutex);
+    if (!mine.idle_calls.empty()) {
+      std::unique_ptr<Call> call = std::move(mine.idle_calls.back());
+      mine.idle_calls.pop_back();
+      return call;
+    }
+  }
+  return std::make_unique<Call>();
+}
+
+// Once more callers than processors were here at a time, the memory of those who had to wait is given up.
+void Plan::put_back(Threads& mine, std::unique_ptr<Call> call) {
   const std::lock_guard lock(mine.calls_mutex);
-  mine.idle_calls.push_back(std::move(call));
+  if (mine.idle_calls.size() < static_cast<size_t>(mine.pool.processors())) mine.idle_calls.push_back(std::move(call));
+}
+
+size_t Plan::arena_bytes() {
+  Threads& mine = threads();
+  const std::lock_guard lock(mine.calls_mutex);
+  size_t bytes = 0;
+  for (const std::unique_ptr<Call>& call : mine.idle_calls) bytes += call->bytes;
+  return bytes;
 }
 
 void Plan::prepare(Call& call, const Batch& batch, float* logits) const {
+  const auto tokens = static_cast<int32_t>(batch.tokens);
+  int32_t longest = 0;
+  for (int32_t s = 0; s < batch.batch_size; ++s) longest = std::max(longest, batch.offsets[s + 1] - batch.offsets[s]);
+  if (max_tokens_ == 0) {
+    allot(call, tokens, batch.batch_size, longest);
+  } else {
+    allot_all(call);
+  }
   call.input_ids = batch.input_ids;
-  call.token_type_ids = batch.token_type_ids;
+  call.token_type_ids = batch.token_type_ids != nullptr ? batch.token_type_ids : call.zeros.data();
   call.offsets = batch.offsets;
   call.batch_size = batch.batch_size;
   call.logits = logits;
-  const auto tokens = static_cast<int32_t>(batch.tokens);
-  reserve(call.all, tokens, hidden_, attention_width_, inner_width_);
-  reserve(call.first, batch.batch_size, hidden_, attention_width_, inner_width_);
-  const size_t slots = static_cast<size_t>(call.all.tiles) * kTile;
-  reserve(call.key, slots * attention_width_);
-  // Kernels may read 63 bytes past the last value. An odd number of lines a channel spreads the cache sets.
-  call.value_stride = static_cast<int64_t>((slots + 64 + 63) / 64 * 64) | 64;
-  reserve(call.value, static_cast<size_t>(call.value_stride) * attention_width_ + 64);
-  reserve(call.position, slots);
-  int32_t longest = 0;
-  for (int32_t s = 0; s < batch.batch_size; ++s) {
-    longest = std::max(longest, batch.offsets[s + 1] - batch.offsets[s]);
+  set_tokens(call.all, tokens);
+  set_tokens(call.first, batch.batch_size);
+  call.value_stride = value_stride(call.all.tiles);
+  for (int32_t s = 0; s < batch.batch_size; ++s)
     for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) call.position[t] = t - batch.offsets[s];
-  }
-  size_t bytes = 0;
-  for (const auto& step : steps_) bytes = std::max(bytes, step->scratch_bytes(longest));
+}
+
+void Plan::allot_all(Call& call) const {
+  const int64_t tokens = group_tokens(), longest = std::min(tokens, model_->max_sequence());
+  allot(call, static_cast<int32_t>(tokens), static_cast<int32_t>(tokens), static_cast<int32_t>(longest));
+}
+
+// Makes room for groups up to this size; what is there already stays.
+void Plan::allot(Call& call, int32_t tokens, int32_t sequences, int32_t longest) const {
+  const int32_t tiles = (tokens + kTile - 1) / kTile;
+  const size_t slots = static_cast<size_t>(tiles) * kTile;
+  const Widths& widths = model_->widths();
+  size_t bytes = reserve(call.all, tokens, widths) + reserve(call.first, sequences, widths);
+  bytes += reserve(call.key, slots * widths.key_value);
+  if (widths.key_value > 0)
+    bytes += reserve(call.value, static_cast<size_t>(value_stride(tiles)) * widths.key_value + 64);
+  bytes += reserve(call.key_f32, slots * widths.key_value_f32) + reserve(call.value_f32, slots * widths.key_value_f32);
+  bytes += reserve(call.position, slots) + reserve(call.zeros, slots);
+  size_t scratch_bytes = 0;
+  for (const auto& step : model_->steps()) scratch_bytes = std::max(scratch_bytes, step->scratch_bytes(longest));
   call.scratch.resize(static_cast<size_t>(num_threads_));
-  for (AlignedBuffer<uint8_t>& scratch : call.scratch) reserve(scratch, bytes);
+  for (AlignedBuffer<uint8_t>& scratch : call.scratch) bytes += reserve(scratch, scratch_bytes);
+  call.bytes = bytes;
 }
 
 void Plan::run_steps(Call& call, Worker worker, Barrier* barrier) {
   const bool timed = worker.index == 0 && profiling_.load(std::memory_order_relaxed);
   int64_t before = timed ? now() : 0;
-  for (size_t i = 0; i < steps_.size(); ++i) {
-    steps_[i]->run(call, worker);
+  const auto& steps = model_->steps();
+  for (size_t i = 0; i < steps.size(); ++i) {
+    steps[i]->run(call, worker);
     if (barrier != nullptr) barrier->wait();
     if (!timed) continue;
     const int64_t after = now();
@@ -172,9 +235,9 @@ void Plan::run_steps(Call& call, Worker worker, Barrier* barrier) {
 
 std::vector<Plan::StepProfile> Plan::steps() const {
   std::vector<StepProfile> rows;
-  for (size_t i = 0; i < steps_.size(); ++i) {
+  for (size_t i = 0; i < nanoseconds_.size(); ++i) {
     double milliseconds = static_cast<double>(nanoseconds_[i].load()) * 1e-6;
-    for (StepInfo& info : steps_[i]->info()) {
+    for (StepInfo& info : model_->steps()[i]->info()) {
       rows.push_back({std::move(info), milliseconds});
       milliseconds = 0;
     }

@@ -1,17 +1,15 @@
-// A model ready to run: fused steps over memory that calls reuse.
+// A packed model ready to run, with threads and memory of its own.
 //
 // Build it once; run() may then be called from any number of threads at the same time and cannot fail on input that
-// validate() accepts. Results do not depend on the batch, a text's place in it, or the number of threads.
+// validate() accepts, but for want of memory or, in a forked child, of threads. Results do not depend on the batch, a
+// text's place in it, the number of threads or max_tokens.
 #pragma once
 #include <atomic>
 #include <memory>
 #include <mutex>
 
-#include "base/isa.h"
 #include "base/thread_pool.h"
-#include "plan/description.h"
-#include "plan/head.h"
-#include "plan/norm.h"
+#include "plan/packed_model.h"
 #include "plan/step.h"
 
 namespace secateur {
@@ -27,8 +25,10 @@ struct Batch {
 
 class Plan {
  public:
-  // Validates the description, packs the weights and starts the threads. Throws std::invalid_argument.
-  Plan(const PlanDescription& description, Isa isa, int32_t num_threads);
+  // Starts the threads. `max_tokens`: how many tokens may go through the layers together; memory for one call of that
+  // size is then allotted at once. 0 leaves it at what is fast, and allots memory as calls need it. Throws
+  // std::invalid_argument, or std::runtime_error where the system refuses a thread.
+  Plan(std::shared_ptr<const PackedModel> model, int32_t num_threads, int64_t max_tokens = 0);
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -38,10 +38,12 @@ class Plan {
   // logits: [batch_size][num_labels()]. The batch has passed validate().
   void run(const Batch& batch, float* logits);
 
-  Isa isa() const { return isa_; }
+  const PackedModel& model() const { return *model_; }
   int32_t num_threads() const { return num_threads_; }
-  int32_t num_labels() const { return head_->num_labels(); }
-  int64_t max_sequence() const { return max_sequence_; }
+  int64_t max_tokens() const { return max_tokens_; }
+  // Bytes that this process keeps for later calls: activations, not weights. Each call that runs beside others has
+  // memory of its own; as many are kept as there are processors to run them.
+  size_t arena_bytes();
 
   // One row a product or other step, in order, with the milliseconds spent in it since profiling was switched on
   // (a step of several products has its time at the first of them).
@@ -55,19 +57,19 @@ class Plan {
 
  private:
   struct Threads;
-  void build(const PlanDescription& description);
   void run_group(const Batch& batch, float* logits);
   void run_steps(Call& call, Worker worker, Barrier* barrier);
+  std::unique_ptr<Call> take_call(Threads& mine);
+  void put_back(Threads& mine, std::unique_ptr<Call> call);
   void prepare(Call& call, const Batch& batch, float* logits) const;
+  void allot(Call& call, int32_t tokens, int32_t sequences, int32_t longest) const;
+  void allot_all(Call& call) const;
+  int64_t group_tokens() const;
   Threads& threads();
 
-  Isa isa_;
-  int32_t num_threads_;
-  int32_t hidden_ = 0, attention_width_ = 0, inner_width_ = 0;  // widest of any layer
-  int64_t max_sequence_ = 0;
-  std::vector<std::unique_ptr<Step>> steps_;
-  const EmbedStep* embed_ = nullptr;
-  const HeadStep* head_ = nullptr;
+  const std::shared_ptr<const PackedModel> model_;
+  const int32_t num_threads_;
+  const int64_t max_tokens_;
 
   std::atomic<Threads*> threads_{nullptr};
   std::atomic<bool> profiling_{false};

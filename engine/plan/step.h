@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,12 +17,19 @@ namespace secateur {
 struct Rows {
   int32_t tokens = 0;
   int32_t tiles = 0;
-  AlignedBuffer<float> residual;                         // [tile][H][32]
-  AlignedBuffer<uint8_t> hidden, query, context, inner;  // activation layout; widths H, Q, C, I
+  AlignedBuffer<float> residual;                           // [tile][H][32]
+  AlignedBuffer<uint8_t> hidden, query, context, inner;    // activation layout
+  AlignedBuffer<float> query_f32, context_f32, inner_f32;  // layout of the residual, which is the hidden state's too
   int32_t tile_tokens(int32_t tile) const { return std::min(kTile, tokens - tile * kTile); }
 };
 
-// One call's batch and memory. Reused by later calls; grows to the largest batch seen.
+// Channels of each of a plan's buffers: as many as the widest layer that uses it has, 0 where none does.
+struct Widths {
+  int32_t residual = 0, hidden = 0, query = 0, context = 0, inner = 0, key_value = 0;
+  int32_t query_f32 = 0, context_f32 = 0, inner_f32 = 0, key_value_f32 = 0;
+};
+
+// One call's batch and memory. Reused by later calls; grows to the largest group of tokens seen.
 struct Call {
   const int32_t* input_ids = nullptr;
   const int32_t* token_type_ids = nullptr;
@@ -33,8 +41,11 @@ struct Call {
   AlignedBuffer<int8_t> key;    // activation layout
   AlignedBuffer<int8_t> value;  // [channel][value_stride]
   int64_t value_stride = 0;
+  AlignedBuffer<float> key_f32, value_f32;      // layout of the residual
   AlignedBuffer<int32_t> position;              // [tokens]
+  AlignedBuffer<int32_t> zeros;                 // [tokens], the token types of a batch without
   std::vector<AlignedBuffer<uint8_t>> scratch;  // one a worker
+  size_t bytes = 0;                             // of all these buffers
 };
 
 struct Worker {
@@ -61,10 +72,12 @@ class Step {
   virtual size_t scratch_bytes(int32_t longest) const { return static_cast<size_t>(longest) * 0; }
 };
 
-// How a tensor of activations is written: 1 / scale and the zero point of whoever reads it.
+// How a tensor of activations is written: 1 / scale and the zero point of whoever reads it. Where there is none, the
+// reader takes float32.
 struct OutputScale {
   float inv_scale = 1.0f;
   int32_t zero_point = 0;
 };
+using Output = std::optional<OutputScale>;
 
 }  // namespace secateur

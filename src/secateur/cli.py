@@ -181,13 +181,22 @@ def benchmark(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time goes, step by step.")
     ] = False,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most tokens that go through the layers at a time; bounds the memory."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Measure the engine's latency and throughput."""
     from secateur.commands.benchmark import Request, Synthetic, run
 
     random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers) if synthetic else None
-    run(model, random_weights, Request(seq_len, batch_size, threads, isa, seconds, profile), json_file)
+    run(
+        model,
+        random_weights,
+        Request(seq_len, batch_size, threads, isa, seconds, profile, max_tokens),
+        json_file,
+    )
 
 
 @app.command()

@@ -21,9 +21,18 @@ def random_description(
     dense_roles: tuple[str, ...] = (),
     activation: str = "gelu",
     seed: int = 0,
+    f32: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """A plan description of an encoder with random weights; sparse `block4` but for `dense_roles`."""
+    """A plan description of an encoder with random weights; sparse but for `dense_roles`.
+
+    Matrices are int8 in `block4`, or float32 and unstructured where `f32` has their role ("query"), name
+    ("layer.0.query") or layer ("layer.0"); so are attentions ("attention") and tables ("word").
+    """
     rng = np.random.default_rng(seed)
+
+    def is_f32(name: str) -> bool:
+        layer, _, role = name.rpartition(".")
+        return not {name, layer, role}.isdisjoint(f32)
 
     def floats(*shape: int, std: float = 1.0, mean: float = 0.0) -> np.ndarray:
         return rng.normal(mean, std, shape).astype(np.float32)
@@ -33,6 +42,19 @@ def random_description(
 
     def linear(name: str, role: str, n: int, k: int, scale: float, zero_point: int) -> dict[str, Any]:
         record: dict[str, Any] = {"op": "linear", "name": name, "role": role, "n": n, "k": k}
+        if role == "ffn_in":
+            record["activation"] = activation
+        if is_f32(name):
+            floating = floats(n, k, std=0.8 / np.sqrt(k * max(density, 0.05)))
+            if role in dense_roles:
+                record["weight"] = floating
+            else:
+                keep = rng.random((n, k)) < density
+                keep[0] = False  # an empty row
+                record["values"] = floating[keep]
+                record["mask"] = np.packbits(keep, axis=1, bitorder="little")
+            record["bias"] = floats(n, std=0.2)
+            return record
         weight = rng.integers(-127, 128, (n, k)).astype(np.int8)
         if role in dense_roles:
             record["weight"] = weight
@@ -47,29 +69,32 @@ def random_description(
         record["bias"] = floats(n, std=0.2)
         record["input_scale"] = scale
         record["input_zero_point"] = zero_point
-        if role == "ffn_in":
-            record["activation"] = activation
         return record
 
     steps: list[dict[str, Any]] = [{"op": "embed", **norm()}]
     for table, rows in (("word", vocab), ("position", positions), ("token_type", 2)):
+        if is_f32(table):
+            steps[0][table] = floats(rows, hidden)
+            continue
         steps[0][table] = rng.integers(-127, 128, (rows, hidden)).astype(np.int8)
         steps[0][f"{table}_scale"] = np.full(rows, 0.01, np.float32)
     for i in range(layers):
         for role in ("query", "key", "value"):
             steps.append(linear(f"layer.{i}.{role}", role, hidden, hidden, 0.03, 120))
-        steps.append(
-            {
-                "op": "attention",
-                "name": f"layer.{i}.attention",
-                "num_heads": heads,
-                "head_dim": hidden // heads,
+        attention = {
+            "op": "attention",
+            "name": f"layer.{i}.attention",
+            "num_heads": heads,
+            "head_dim": hidden // heads,
+        }
+        if not is_f32(f"layer.{i}.attention"):
+            attention |= {
                 "query_scale": 0.03,
                 "query_zero_point": 131,
                 "key_scale": 0.03,
                 "value_scale": 0.03,
             }
-        )
+        steps.append(attention)
         steps.append(linear(f"layer.{i}.attn_out", "attn_out", hidden, hidden, 0.02, 127))
         steps.append({"op": "add_norm", "name": f"layer.{i}.attn_norm", **norm()})
         steps.append(linear(f"layer.{i}.ffn_in", "ffn_in", inner, hidden, 0.03, 125))

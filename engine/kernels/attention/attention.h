@@ -5,7 +5,9 @@
 //   n     = rint(y), f = y - n
 //   p[j]  = rint(poly(f) * 2^n)                                      poly(f) = 255 * 2^f on [-1/2, 1/2], Horner, fma
 //   o[c]  = sum_j p[j] * v[c][j]                                     exact int32
-//   out   = clamp(rint((float(o[c]) * (value_scale / float(sum_j p[j]))) * inv_scale) + zero_point, 0, 255)
+//   y     = float(o[c]) * (value_scale / float(sum_j p[j]))
+//   u8      clamp(rint(y * inv_scale) + zero_point, 0, 255)        -> out
+//   f32     y itself                                               -> out_f32
 //
 // The maximum is taken over integers, so nothing depends on order. Queries of other sequences that share a
 // vector with these must not be written. Keys are read only from tokens key_begin .. key_end - 1, except that
@@ -28,7 +30,7 @@ struct AttentionArgs {
   const uint8_t* query;  // activation layout, tiles query_stride bytes apart
   const int8_t* key;     // activation layout, tiles key_stride bytes apart
   const int8_t* value;   // [head_dim][value_stride]
-  uint8_t* out;          // activation layout, tiles out_stride bytes apart
+  uint8_t* out;          // activation layout, tiles out_stride bytes apart; nullptr: out_f32 is written
   int64_t query_stride, key_stride, value_stride, out_stride;
   int32_t head_dim;                // a multiple of 4, at most 256
   int32_t key_begin, key_end;      // the sequence's tokens
@@ -36,9 +38,10 @@ struct AttentionArgs {
   int32_t query_zero_point;
   float exponent_scale;
   float value_scale;
-  float inv_scale;
-  int32_t zero_point;
-  uint8_t* scratch;  // attention_scratch_bytes(keys, head_dim), 64-byte aligned
+  float inv_scale;     // of out
+  int32_t zero_point;  // of out
+  uint8_t* scratch;    // attention_scratch_bytes(keys, head_dim), 64-byte aligned
+  float* out_f32;      // layout of the residual, tiles out_stride floats apart
 };
 using AttentionFn = void (*)(const AttentionArgs& args);
 

@@ -274,7 +274,7 @@ __m256 softmax(const AttentionArgs& args, const Work& work, int32_t lane, __m256
 
 template <int32_t kVectors>
 void combine_values(const AttentionArgs& args, const Work& work, const __m256 (&normaliser)[kVectors],
-                    const __m256i (&live)[kVectors], uint8_t* out) {
+                    const __m256i (&live)[kVectors], uint8_t* out, float* out_f32) {
   constexpr int32_t kWords = kSegment / kBlock;
   const __m256 inv_scale = _mm256_set1_ps(args.inv_scale);
   const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(args.zero_point));
@@ -300,11 +300,15 @@ void combine_values(const AttentionArgs& args, const Work& work, const __m256 (&
       for (int32_t v = 0; v < kVectors; ++v) store(context + i * kTile + v * kLanes, acc[v]);
     }
     for (int32_t v = 0; v < kVectors; ++v) {
+      __m256 y[kBlock];
       __m256i q[kBlock];
-      for (int32_t i = 0; i < kBlock; ++i) {
-        const __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(load(context + i * kTile + v * kLanes)), normaliser[v]);
-        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(y, inv_scale));
+      for (int32_t i = 0; i < kBlock; ++i)
+        y[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(load(context + i * kTile + v * kLanes)), normaliser[v]);
+      if (out == nullptr) {
+        for (int32_t i = 0; i < kBlock; ++i) _mm256_maskstore_ps(out_f32 + (c + i) * kTile + v * kLanes, live[v], y[i]);
+        continue;
       }
+      for (int32_t i = 0; i < kBlock; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(y[i], inv_scale));
       const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), zero_point);
       const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), zero_point);
       const __m256i words = _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), order);
@@ -327,7 +331,9 @@ void attend(const AttentionArgs& args, const Work& work, int32_t first) {
     live[v] = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(args.query_begin), token),
                                   _mm256_cmpgt_epi32(_mm256_set1_epi32(args.query_end), token));
   }
-  combine_values(args, work, normaliser, live, args.out + tile * args.out_stride + lane);
+  uint8_t* const out = args.out == nullptr ? nullptr : args.out + tile * args.out_stride + lane;
+  float* const out_f32 = args.out != nullptr ? nullptr : args.out_f32 + tile * args.out_stride + first % kTile;
+  combine_values(args, work, normaliser, live, out, out_f32);
 }
 
 }  // namespace

@@ -163,9 +163,11 @@ void normalise_scores(const AttentionArgs& args, const Scratch& scratch, const _
   }
 }
 
-// How the sums over values become output bytes.
+// How the sums over values become output, and where: channel c of token t stands at [c][t - first] of its tile.
 template <int kVectors>
 struct Output {
+  uint8_t* out;  // or nullptr
+  float* out_f32;
   __m512 normalise[kVectors];
   __m512 inv_scale;
   __m512i zero_point;  // s16
@@ -175,13 +177,13 @@ struct Output {
 // kChannels channels, a multiple of 4, of 16 * kVectors queries.
 template <int kVectors, int kChannels>
 __attribute__((always_inline)) inline void sum_values(const AttentionArgs& args, const uint8_t* probability,
-                                                      const int8_t* value, const Output<kVectors>& output,
-                                                      uint8_t* out) {
+                                                      int32_t channel, const Output<kVectors>& output) {
   __m512i sums[kChannels][kVectors];
 #pragma GCC unroll 8
   for (int c = 0; c < kChannels; ++c)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sums[c][v] = _mm512_setzero_si512();
+  const int8_t* value = args.value + args.key_begin + channel * args.value_stride;
   const int8_t* const value_end = value + (args.key_end - args.key_begin);
   do {
     __m512i p[kVectors];
@@ -200,15 +202,23 @@ __attribute__((always_inline)) inline void sum_values(const AttentionArgs& args,
   for (int c = 0; c < kChannels; c += kBlock)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
+      __m512 y[kBlock];
       __m512i q[kBlock];
 #pragma GCC unroll 4
-      for (int i = 0; i < kBlock; ++i) {
-        const __m512 o = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[c + i][v]), output.normalise[v]);
-        q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(o, output.inv_scale));
+      for (int i = 0; i < kBlock; ++i) y[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[c + i][v]), output.normalise[v]);
+      if (output.out == nullptr) {
+        float* const to = output.out_f32 + (channel + c) * kTile + v * kLanes;
+#pragma GCC unroll 4
+        for (int i = 0; i < kBlock; ++i)
+          _mm512_mask_storeu_epi32(to + i * kTile, output.mask[v], _mm512_castps_si512(y[i]));
+        continue;
       }
+#pragma GCC unroll 4
+      for (int i = 0; i < kBlock; ++i) q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(y[i], output.inv_scale));
       const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), output.zero_point);
       const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), output.zero_point);
-      _mm512_mask_storeu_epi32(out + c / kBlock * kWordStride + 64 * v, output.mask[v], pack_u8(low, high));
+      _mm512_mask_storeu_epi32(output.out + (channel + c) / kBlock * kWordStride + 64 * v, output.mask[v],
+                               pack_u8(low, high));
     }
 }
 
@@ -221,6 +231,8 @@ void attend(const AttentionArgs& args, const Scratch& scratch, int32_t first, in
   normalise_scores<kVectors>(args, scratch, highest, total);
 
   Output<kVectors> output;
+  output.out = args.out == nullptr ? nullptr : args.out + tile * args.out_stride + lane_bytes;
+  output.out_f32 = args.out != nullptr ? nullptr : args.out_f32 + tile * args.out_stride + first % kTile;
   output.inv_scale = _mm512_set1_ps(args.inv_scale);
   output.zero_point = _mm512_set1_epi16(static_cast<int16_t>(args.zero_point));
 #pragma GCC unroll 2
@@ -232,15 +244,9 @@ void attend(const AttentionArgs& args, const Scratch& scratch, int32_t first, in
     if (lane + kLanes > end) mask &= lane < end ? 0xffffu >> (lane + kLanes - end) : 0;
     output.mask[v] = static_cast<__mmask16>(mask);
   }
-  const int8_t* value = args.value + args.key_begin;
-  uint8_t* out = args.out + tile * args.out_stride + lane_bytes;
   int32_t c = 0;
-  for (; c + 8 <= args.head_dim; c += 8)
-    sum_values<kVectors, 8>(args, scratch.probability, value + c * args.value_stride, output,
-                            out + c / kBlock * kWordStride);
-  if (c < args.head_dim)
-    sum_values<kVectors, 4>(args, scratch.probability, value + c * args.value_stride, output,
-                            out + c / kBlock * kWordStride);
+  for (; c + 8 <= args.head_dim; c += 8) sum_values<kVectors, 8>(args, scratch.probability, c, output);
+  if (c < args.head_dim) sum_values<kVectors, 4>(args, scratch.probability, c, output);
 }
 
 }  // namespace

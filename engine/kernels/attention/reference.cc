@@ -54,9 +54,12 @@ void attention_reference(const AttentionArgs& args) {
     for (int32_t c = 0; c < args.head_dim; ++c) {
       int32_t sum = 0;
       for (int32_t j = 0; j < keys; ++j) sum += score[j] * args.value[c * args.value_stride + args.key_begin + j];
-      args.out[t / kTile * args.out_stride + (static_cast<ptrdiff_t>(c / kBlock) * kTile + t % kTile) * kBlock +
-               c % kBlock] =
-          reference::quantize_u8(static_cast<float>(sum) * normalise, args.inv_scale, args.zero_point);
+      const float y = static_cast<float>(sum) * normalise;
+      if (args.out == nullptr)
+        args.out_f32[t / kTile * args.out_stride + static_cast<ptrdiff_t>(c) * kTile + t % kTile] = y;
+      else
+        args.out[t / kTile * args.out_stride + (static_cast<ptrdiff_t>(c / kBlock) * kTile + t % kTile) * kBlock +
+                 c % kBlock] = reference::quantize_u8(y, args.inv_scale, args.zero_point);
     }
   }
 }

@@ -10,8 +10,12 @@ namespace {
 
 constexpr int32_t kLanes = 8;
 
-// `count` (4 or 8) channels of row `row` from channel n, scaled.
+// `count` (4 or 8) channels of row `row` from channel n.
 inline __m256 values(const EmbeddingTable& table, int64_t row, int32_t channels, int32_t n, int32_t count) {
+  if (table.rows_f32 != nullptr) {
+    const float* p = table.rows_f32 + row * channels + n;
+    return count == kLanes ? _mm256_loadu_ps(p) : _mm256_zextps128_ps256(_mm_loadu_ps(p));
+  }
   const auto* p = reinterpret_cast<const __m128i*>(table.rows + row * channels + n);
   const __m128i bytes = count == kLanes ? _mm_loadl_epi64(p) : _mm_loadu_si32(p);
   return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_set1_ps(table.scale[row]));

@@ -9,10 +9,12 @@ namespace {
 constexpr int32_t kLanes = 16;
 
 // Channels n .. n + 15 of one row of a table; those that `mask` leaves out are not read.
-__attribute__((always_inline)) inline __m512 row_values(const EmbeddingTable& table, int64_t at, float scale,
-                                                        __mmask16 mask) {
+__attribute__((always_inline)) inline __m512 row_values(const EmbeddingTable& table, int64_t row, int32_t channels,
+                                                        int32_t n, __mmask16 mask) {
+  const int64_t at = row * channels + n;
+  if (table.rows_f32 != nullptr) return _mm512_castsi512_ps(_mm512_maskz_loadu_epi32(mask, table.rows_f32 + at));
   const __m128i bytes = _mm_maskz_loadu_epi8(mask, table.rows + at);
-  return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), _mm512_set1_ps(scale));
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), _mm512_set1_ps(table.scale[row]));
 }
 
 // row[i] lane j becomes row[j] lane i.
@@ -52,13 +54,10 @@ void embed_lanes(const EmbeddingArgs& args, int32_t first, int32_t live) {
     for (int i = 0; i < kLanes; ++i) {
       row[i] = _mm512_setzero_ps();
       if (i >= live) continue;
-      const int64_t word = args.word_id[first + i], type = args.token_type_id[first + i];
-      const int64_t position = args.position_id[first + i];
-      const __m512 sum =
-          _mm512_add_ps(row_values(args.word, word * args.channels + n, args.word.scale[word], mask),
-                        row_values(args.token_type, type * args.channels + n, args.token_type.scale[type], mask));
-      row[i] = _mm512_add_ps(
-          sum, row_values(args.position, position * args.channels + n, args.position.scale[position], mask));
+      const __m512 word = row_values(args.word, args.word_id[first + i], args.channels, n, mask);
+      const __m512 type = row_values(args.token_type, args.token_type_id[first + i], args.channels, n, mask);
+      const __m512 position = row_values(args.position, args.position_id[first + i], args.channels, n, mask);
+      row[i] = _mm512_add_ps(_mm512_add_ps(word, type), position);
     }
     transpose(row);
     for (int i = 0; i < channels; ++i) _mm512_store_ps(args.h + static_cast<int64_t>(n + i) * kTile + first, row[i]);

@@ -1,6 +1,9 @@
-// embedding: h[n][t] = word[id][n] * word_scale[id] + type[ty][n] * type_scale[ty] + position[p][n] * position_scale[p]
+// embedding: h[n][t] = (word(id, n) + type(ty, n)) + position(p, n)
 //
-// Each product is one float32 multiplication of a converted int8; the sum is (word + type) + position, no fma.
+//   int8 table      value(row, n) = float(rows[row][n]) * scale[row]      no fma
+//   float32 table   value(row, n) = rows_f32[row][n]
+//
+// Tables may differ in type.
 #pragma once
 #include <cstdint>
 
@@ -10,8 +13,9 @@
 namespace secateur {
 
 struct EmbeddingTable {
-  const int8_t* rows;  // [V][N]
-  const float* scale;  // [V]
+  const int8_t* rows;               // [V][N], or nullptr where rows_f32 is there
+  const float* scale;               // [V]
+  const float* rows_f32 = nullptr;  // [V][N], aligned to 4 bytes
 };
 
 struct EmbeddingArgs {

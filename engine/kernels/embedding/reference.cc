@@ -4,7 +4,8 @@ namespace secateur {
 
 void embedding_reference(const EmbeddingArgs& args) {
   const auto value = [&](const EmbeddingTable& table, int32_t row, int32_t n) {
-    return static_cast<float>(table.rows[static_cast<ptrdiff_t>(row) * args.channels + n]) * table.scale[row];
+    const ptrdiff_t at = static_cast<ptrdiff_t>(row) * args.channels + n;
+    return table.rows_f32 != nullptr ? table.rows_f32[at] : static_cast<float>(table.rows[at]) * table.scale[row];
   };
   for (int32_t n = 0; n < args.channels; ++n)
     for (int32_t t = 0; t < kTile; ++t) {

@@ -12,6 +12,11 @@ namespace {
 constexpr int32_t kLanes = 8;
 constexpr int32_t kRows = 4;
 
+enum class Sums { kS32, kF32 };
+
+// The second operand of max and min is what a NaN or two zeros leave, as in the reference.
+inline __m256 positive(__m256 y) { return _mm256_max_ps(_mm256_setzero_ps(), y); }
+
 // Activations run over kCount vectors step by step: chains side by side hide the latency of the operations.
 struct Identity {
   explicit Identity(const EpilogueArgs&) {}
@@ -23,7 +28,7 @@ struct Relu {
   explicit Relu(const EpilogueArgs&) {}
   template <int32_t kCount>
   void operator()(__m256 (&y)[kCount]) const {
-    for (__m256& v : y) v = _mm256_max_ps(v, _mm256_setzero_ps());
+    for (__m256& v : y) v = positive(v);
   }
 };
 
@@ -33,8 +38,8 @@ struct Gelu {
   void operator()(__m256 (&y)[kCount]) const {
     __m256 a[kCount], p[kCount];
     for (int32_t i = 0; i < kCount; ++i) {
-      a[i] = _mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), y[i]), _mm256_set1_ps(kGeluClamp));
-      y[i] = _mm256_max_ps(y[i], _mm256_setzero_ps());
+      a[i] = _mm256_min_ps(_mm256_set1_ps(kGeluClamp), _mm256_andnot_ps(_mm256_set1_ps(-0.0f), y[i]));
+      y[i] = positive(y[i]);
     }
     for (__m256& v : p) v = _mm256_broadcast_ss(c + kGeluDegree - 1);
     for (int32_t d = kGeluDegree - 2; d >= 0; --d) {
@@ -46,38 +51,59 @@ struct Gelu {
   const float* c;
 };
 
-inline __m256 linear(const int32_t* acc, __m256 scale, __m256 bias) {
-  return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(acc))), scale, bias);
-}
+// What turns the sums of row r of the block into y, before the activation.
+template <Sums kSums>
+struct Row {
+  Row(const EpilogueArgs& args, int32_t r)
+      : acc(args.acc + r * kTile),
+        acc_f32(args.acc_f32 + r * kTile),
+        bias(_mm256_set1_ps(args.bias[args.row_begin + r])) {
+    if (kSums == Sums::kS32) scale = _mm256_set1_ps(args.scale[args.row_begin + r]);
+  }
+  // y of eight tokens.
+  __m256 operator()(int32_t t) const {
+    if (kSums == Sums::kF32) return _mm256_add_ps(_mm256_load_ps(acc_f32 + t), bias);
+    const __m256i sum = _mm256_load_si256(reinterpret_cast<const __m256i*>(acc + t));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, bias);
+  }
+  const int32_t* acc;
+  const float* acc_f32;
+  __m256 scale, bias;
+};
 
-// Calls store(r, t, low, high) for each four rows and eight tokens: `low` holds rows r, r + 1 and `high` the two after
-// as int16, in each half [2 rows][4 tokens]. A step is four rows of 8 * kVectors tokens.
-template <class Activation, int32_t kVectors, class Store>
-inline void for_each_step(const EpilogueArgs& args, Store store) {
+// Calls visit(r, t, y) for each four rows and 8 * kVectors tokens; y[v * kRows + i] is row r + i from token
+// t + 8 * v on.
+template <Sums kSums, class Activation, int32_t kVectors, class Visit>
+inline void for_each_step(const EpilogueArgs& given, Visit visit) {
+  const EpilogueArgs args = given;  // a copy: no store can alias it
   const Activation activation(args);
-  const __m256 inv_scale = _mm256_set1_ps(args.inv_scale);
-  const float *const scales = args.scale + args.row_begin, *const biases = args.bias + args.row_begin;
-  const int32_t* const acc = args.acc;
-  const int32_t rows = args.rows, tokens = args.tokens;
-  for (int32_t r = 0; r < rows; r += kRows)
-    for (int32_t t = 0; t < tokens; t += kVectors * kLanes) {
+  for (int32_t r = 0; r < args.rows; r += kRows)
+    for (int32_t t = 0; t < args.tokens; t += kVectors * kLanes) {
       __m256 y[kVectors * kRows];
-      __m256i q[kVectors * kRows];
       for (int32_t v = 0; v < kVectors; ++v)
-        for (int32_t i = 0; i < kRows; ++i)
-          y[v * kRows + i] = linear(acc + (r + i) * kTile + t + v * kLanes, _mm256_broadcast_ss(scales + r + i),
-                                    _mm256_broadcast_ss(biases + r + i));
+        for (int32_t i = 0; i < kRows; ++i) y[v * kRows + i] = Row<kSums>(args, r + i)(t + v * kLanes);
       activation(y);
-      for (int32_t i = 0; i < kVectors * kRows; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(y[i], inv_scale));
-      for (int32_t v = 0; v < kVectors; ++v)
-        store(r, t + v * kLanes, _mm256_packs_epi32(q[v * kRows], q[v * kRows + 1]),
-              _mm256_packs_epi32(q[v * kRows + 2], q[v * kRows + 3]));
+      visit(r, t, y);
     }
 }
 
-template <class Activation, class Store>
-inline void for_each_step(const EpilogueArgs& args, Store store) {
-  return args.tokens > kLanes ? for_each_step<Activation, 2>(args, store) : for_each_step<Activation, 1>(args, store);
+template <Sums kSums, class Activation, class Visit>
+inline void for_each_step(const EpilogueArgs& args, Visit visit) {
+  return args.tokens > kLanes ? for_each_step<kSums, Activation, 2>(args, visit)
+                              : for_each_step<kSums, Activation, 1>(args, visit);
+}
+
+// Calls store(r, t, low, high) for each four rows and eight tokens: `low` holds rows r, r + 1 and `high` the two after
+// as int16, in each half [2 rows][4 tokens].
+template <Sums kSums, class Activation, class Store>
+inline void for_each_quantized(const EpilogueArgs& args, Store store) {
+  const __m256 inv_scale = _mm256_set1_ps(args.inv_scale);
+  for_each_step<kSums, Activation>(args, [&]<size_t kCount>(int32_t r, int32_t t, const __m256(&y)[kCount]) {
+    __m256i q[kCount];
+    for (size_t i = 0; i < kCount; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(y[i], inv_scale));
+    for (size_t i = 0; i < kCount; i += kRows, t += kLanes)
+      store(r, t, _mm256_packs_epi32(q[i], q[i + 1]), _mm256_packs_epi32(q[i + 2], q[i + 3]));
+  });
 }
 
 inline __m256i to_words(__m256i rows) {
@@ -90,55 +116,74 @@ inline __m256i saturate_s8(__m256i low, __m256i high) {
   return _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(-127));
 }
 
-inline void store_words(const EpilogueArgs& args, int32_t r, int32_t t, __m256i words) {
-  uint8_t* out = args.out + (static_cast<int64_t>(args.row_begin + r) * kTile + t * kBlock);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(out), words);
+inline uint8_t* first_word(const EpilogueArgs& args) { return args.out + static_cast<int64_t>(args.row_begin) * kTile; }
+
+inline void store_words(uint8_t* out, int32_t r, int32_t t, __m256i words) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(out + r * kTile + t * kBlock), words);
 }
 
-template <class Activation>
-inline void write_u8(const EpilogueArgs& args) {
+template <Sums kSums, class Activation>
+void write_u8(const EpilogueArgs& args) {
   const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(args.zero_point));
-  for_each_step<Activation>(args, [&](int32_t r, int32_t t, __m256i low, __m256i high) {
+  uint8_t* const out = first_word(args);
+  for_each_quantized<kSums, Activation>(args, [=](int32_t r, int32_t t, __m256i low, __m256i high) {
     low = _mm256_adds_epi16(low, zero_point);
     high = _mm256_adds_epi16(high, zero_point);
-    store_words(args, r, t, to_words(_mm256_packus_epi16(low, high)));
+    store_words(out, r, t, to_words(_mm256_packus_epi16(low, high)));
   });
 }
 
-}  // namespace
-
-void epilogue_avx2_u8(const EpilogueArgs& args) { write_u8<Identity>(args); }
-void epilogue_avx2_gelu(const EpilogueArgs& args) { write_u8<Gelu>(args); }
-void epilogue_avx2_relu(const EpilogueArgs& args) { write_u8<Relu>(args); }
-
-void epilogue_avx2_s8(const EpilogueArgs& args) {
-  for_each_step<Identity>(args, [&](int32_t r, int32_t t, __m256i low, __m256i high) {
-    store_words(args, r, t, to_words(saturate_s8(low, high)));
+template <Sums kSums>
+void write_s8(const EpilogueArgs& args) {
+  uint8_t* const out = first_word(args);
+  for_each_quantized<kSums, Identity>(args, [=](int32_t r, int32_t t, __m256i low, __m256i high) {
+    store_words(out, r, t, to_words(saturate_s8(low, high)));
   });
 }
 
-void epilogue_avx2_value(const EpilogueArgs& args) {
-  for_each_step<Identity>(args, [&](int32_t r, int32_t t, __m256i low, __m256i high) {
+template <Sums kSums>
+void write_value(const EpilogueArgs& args) {
+  const int64_t stride = args.value_stride;
+  int8_t* const out = args.value + args.row_begin * stride;
+  for_each_quantized<kSums, Identity>(args, [=](int32_t r, int32_t t, __m256i low, __m256i high) {
     const __m256i rows = saturate_s8(low, high);  // in each half [4 rows][4 tokens]
     const __m128i first = _mm256_castsi256_si128(rows), second = _mm256_extracti128_si256(rows, 1);
     const __m128i rows01 = _mm_unpacklo_epi32(first, second), rows23 = _mm_unpackhi_epi32(first, second);
-    int8_t* out = args.value + (args.row_begin + r) * args.value_stride + t;
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), rows01);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + args.value_stride), _mm_unpackhi_epi64(rows01, rows01));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 2 * args.value_stride), rows23);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 3 * args.value_stride), _mm_unpackhi_epi64(rows23, rows23));
+    int8_t* const to = out + r * stride + t;
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), rows01);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + stride), _mm_unpackhi_epi64(rows01, rows01));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 2 * stride), rows23);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 3 * stride), _mm_unpackhi_epi64(rows23, rows23));
   });
 }
 
-void epilogue_avx2_add(const EpilogueArgs& args) {
+template <Sums kSums>
+void add(const EpilogueArgs& args) {
   for (int32_t r = 0; r < args.rows; ++r) {
-    const int32_t n = args.row_begin + r;
-    const __m256 scale = _mm256_set1_ps(args.scale[n]), bias = _mm256_set1_ps(args.bias[n]);
-    for (int32_t t = 0; t < args.tokens; t += kLanes) {
-      float* h = args.residual + static_cast<int64_t>(n) * kTile + t;
-      _mm256_store_ps(h, _mm256_add_ps(_mm256_load_ps(h), linear(args.acc + r * kTile + t, scale, bias)));
-    }
+    const Row<kSums> row(args, r);
+    float* const h = args.residual + static_cast<int64_t>(args.row_begin + r) * kTile;
+    for (int32_t t = 0; t < args.tokens; t += kLanes)
+      _mm256_store_ps(h + t, _mm256_add_ps(_mm256_load_ps(h + t), row(t)));
   }
 }
+
+template <Sums kSums, class Activation>
+void write_f32(const EpilogueArgs& args) {
+  float* const out = args.out_f32 + static_cast<int64_t>(args.row_begin) * kTile;
+  for_each_step<kSums, Activation>(args, [&]<size_t kCount>(int32_t r, int32_t t, const __m256(&y)[kCount]) {
+    for (size_t i = 0; i < kCount; ++i)
+      _mm256_store_ps(out + (r + static_cast<int32_t>(i % kRows)) * kTile + t + i / kRows * kLanes, y[i]);
+  });
+}
+
+template <Sums kSums>
+constexpr EpilogueForms kForms = {write_u8<kSums, Identity>,  write_s8<kSums>,        write_value<kSums>,
+                                  write_u8<kSums, Gelu>,      write_u8<kSums, Relu>,  add<kSums>,
+                                  write_f32<kSums, Identity>, write_f32<kSums, Gelu>, write_f32<kSums, Relu>};
+
+}  // namespace
+
+const EpilogueForms epilogue_avx2_s32 = kForms<Sums::kS32>;
+const EpilogueForms epilogue_avx2_f32 = kForms<Sums::kF32>;
 
 }  // namespace secateur

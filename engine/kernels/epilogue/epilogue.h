@@ -1,12 +1,19 @@
-// epilogue: what happens to the int32 sums of a product before they leave the core.
+// epilogue: what happens to the sums of a product before they leave the core.
 //
-//   y       = fma(float(acc), scale[n], bias[n])
-//   u8      q = clamp(rint(y * inv_scale) + zero_point, 0, 255)        -> activation tile
-//   s8      q = clamp(rint(y * inv_scale), -127, 127)                  -> activation tile
-//   value   the same q                                                 -> [channel][token]
-//   gelu    y = max(y, 0) + poly(min(|y|, 4)), then u8                 (poly: see kGeluDegree)
-//   relu    y = max(y, 0), then u8
-//   add     residual[n][t] += y
+//   s32       y = fma(float(acc), scale[n], bias[n])                   of an int8 product
+//   f32       y = acc_f32 + bias[n]                                    of a float32 product
+//
+// and of either
+//
+//   u8        q = clamp(rint(y * inv_scale) + zero_point, 0, 255)      -> activation tile
+//   s8        q = clamp(rint(y * inv_scale), -127, 127)                -> activation tile
+//   value     the same q                                               -> [channel][token]
+//   gelu      y = max(y, 0) + poly(min(|y|, 4)), then u8               (poly: see kGeluDegree)
+//   relu      y = max(y, 0), then u8
+//   add       residual[n][t] += y
+//   f32       y itself                                                 -> float32 tile
+//   gelu_f32  gelu's y                                                 -> float32 tile
+//   relu_f32  relu's y                                                 -> float32 tile
 //
 // rint rounds half to even. A product y * inv_scale outside int32 converts to INT32_MIN, as cvtps2dq does.
 // Every operation is one IEEE float32 operation in this order on every ISA, so results are equal bit for bit.
@@ -26,9 +33,9 @@ extern const float kGeluErf[kGeluDegree];
 extern const float kGeluTanh[kGeluDegree];
 
 struct EpilogueArgs {
-  const int32_t* acc;    // [rows][32] of the row block
-  const float* scale;    // [N] input_scale * weight_scale
-  const float* bias;     // [N] with the zero point's share folded in
+  const int32_t* acc;    // s32: [rows][32] of the row block
+  const float* scale;    // s32: [N] input_scale * weight_scale
+  const float* bias;     // [N]; s32: with the zero point's share folded in
   int32_t row_begin;     // first row of the matrix, a multiple of 4
   int32_t rows;          // a multiple of 4, at most kRowBlock
   int32_t tokens;        // live tokens of the tile; a kernel may write up to the next multiple of its lanes
@@ -38,23 +45,23 @@ struct EpilogueArgs {
   int8_t* value;         // value: [N][value_stride], already at this tile's first token
   int64_t value_stride;  // bytes between channels, a multiple of 32
   float* residual;       // add: the tile [N][32]
-  const float* gelu;     // gelu: kGeluDegree coefficients
+  const float* gelu;     // gelu, gelu_f32: kGeluDegree coefficients
+  const float* acc_f32;  // f32 sums: [rows][32] of the row block
+  float* out_f32;        // f32, gelu_f32, relu_f32: the tile [N][32]
 };
 using EpilogueFn = void (*)(const EpilogueArgs& args);
+
+struct EpilogueForms {
+  EpilogueFn u8, s8, value, gelu, relu, add, f32, gelu_f32, relu_f32;
+};
 
 struct EpilogueKernels {
   const char* name;
   Isa isa;
-  EpilogueFn u8, s8, value, gelu, relu, add;
+  const EpilogueForms *s32, *f32;  // by the type of the sums
 };
 
-#define KERNEL(isa, name)                      \
-  void name##_u8(const EpilogueArgs& args);    \
-  void name##_s8(const EpilogueArgs& args);    \
-  void name##_value(const EpilogueArgs& args); \
-  void name##_gelu(const EpilogueArgs& args);  \
-  void name##_relu(const EpilogueArgs& args);  \
-  void name##_add(const EpilogueArgs& args);
+#define KERNEL(isa, name) extern const EpilogueForms name##_s32, name##_f32;
 #include "kernels/epilogue/kernels.inc"
 #undef KERNEL
 

@@ -14,20 +14,25 @@ const float kGeluTanh[kGeluDegree] = {-0.498959988f,  0.389501721f,    0.0283835
 
 namespace {
 
-float gelu(float y, const float* c) {
+float gelu_of(float y, const float* c) {
   const float a = std::min(std::fabs(y), kGeluClamp);
   float p = c[kGeluDegree - 1];
   for (int32_t i = kGeluDegree - 2; i >= 0; --i) p = std::fma(p, a, c[i]);
   return std::max(y, 0.0f) + p * a;
 }
 
+enum class Sums { kS32, kF32 };
+
 // Calls write(n, t, y) for every row and live token.
-template <class Write>
+template <Sums kSums, class Write>
 void for_each(const EpilogueArgs& args, Write write) {
   for (int32_t r = 0; r < args.rows; ++r) {
     const int32_t n = args.row_begin + r;
     for (int32_t t = 0; t < args.tokens; ++t)
-      write(n, t, std::fma(static_cast<float>(args.acc[r * kTile + t]), args.scale[n], args.bias[n]));
+      if constexpr (kSums == Sums::kS32)
+        write(n, t, std::fma(static_cast<float>(args.acc[r * kTile + t]), args.scale[n], args.bias[n]));
+      else
+        write(n, t, args.acc_f32[r * kTile + t] + args.bias[n]);
   }
 }
 
@@ -35,40 +40,53 @@ uint8_t& channel(uint8_t* tile, int32_t n, int32_t t) {
   return tile[(static_cast<ptrdiff_t>(n / kBlock) * kTile + t) * kBlock + n % kBlock];
 }
 
+float& channel(float* tile, int32_t n, int32_t t) { return tile[static_cast<ptrdiff_t>(n) * kTile + t]; }
+
+template <Sums kSums>
+struct Forms {
+  static void u8(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) {
+      channel(args.out, n, t) = reference::quantize_u8(y, args.inv_scale, args.zero_point);
+    });
+  }
+  static void s8(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) {
+      channel(args.out, n, t) = static_cast<uint8_t>(reference::quantize_s8(y, args.inv_scale));
+    });
+  }
+  static void value(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) {
+      args.value[n * args.value_stride + t] = reference::quantize_s8(y, args.inv_scale);
+    });
+  }
+  static void gelu(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) {
+      channel(args.out, n, t) = reference::quantize_u8(gelu_of(y, args.gelu), args.inv_scale, args.zero_point);
+    });
+  }
+  static void relu(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) {
+      channel(args.out, n, t) = reference::quantize_u8(std::max(y, 0.0f), args.inv_scale, args.zero_point);
+    });
+  }
+  static void add(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) { channel(args.residual, n, t) += y; });
+  }
+  static void f32(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) { channel(args.out_f32, n, t) = y; });
+  }
+  static void gelu_f32(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) { channel(args.out_f32, n, t) = gelu_of(y, args.gelu); });
+  }
+  static void relu_f32(const EpilogueArgs& args) {
+    for_each<kSums>(args, [&](int32_t n, int32_t t, float y) { channel(args.out_f32, n, t) = std::max(y, 0.0f); });
+  }
+  static constexpr EpilogueForms kAll = {u8, s8, value, gelu, relu, add, f32, gelu_f32, relu_f32};
+};
+
 }  // namespace
 
-void epilogue_reference_u8(const EpilogueArgs& args) {
-  for_each(args, [&](int32_t n, int32_t t, float y) {
-    channel(args.out, n, t) = reference::quantize_u8(y, args.inv_scale, args.zero_point);
-  });
-}
-
-void epilogue_reference_s8(const EpilogueArgs& args) {
-  for_each(args, [&](int32_t n, int32_t t, float y) {
-    channel(args.out, n, t) = static_cast<uint8_t>(reference::quantize_s8(y, args.inv_scale));
-  });
-}
-
-void epilogue_reference_value(const EpilogueArgs& args) {
-  for_each(args, [&](int32_t n, int32_t t, float y) {
-    args.value[n * args.value_stride + t] = reference::quantize_s8(y, args.inv_scale);
-  });
-}
-
-void epilogue_reference_gelu(const EpilogueArgs& args) {
-  for_each(args, [&](int32_t n, int32_t t, float y) {
-    channel(args.out, n, t) = reference::quantize_u8(gelu(y, args.gelu), args.inv_scale, args.zero_point);
-  });
-}
-
-void epilogue_reference_relu(const EpilogueArgs& args) {
-  for_each(args, [&](int32_t n, int32_t t, float y) {
-    channel(args.out, n, t) = reference::quantize_u8(std::max(y, 0.0f), args.inv_scale, args.zero_point);
-  });
-}
-
-void epilogue_reference_add(const EpilogueArgs& args) {
-  for_each(args, [&](int32_t n, int32_t t, float y) { args.residual[static_cast<ptrdiff_t>(n) * kTile + t] += y; });
-}
+const EpilogueForms epilogue_reference_s32 = Forms<Sums::kS32>::kAll;
+const EpilogueForms epilogue_reference_f32 = Forms<Sums::kF32>::kAll;
 
 }  // namespace secateur

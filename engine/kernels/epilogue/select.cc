@@ -5,7 +5,7 @@
 namespace secateur {
 
 namespace {
-#define KERNEL(isa, name) {#name, isa, name##_u8, name##_s8, name##_value, name##_gelu, name##_relu, name##_add},
+#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
 constexpr EpilogueKernels kKernels[] = {
 #include "kernels/epilogue/kernels.inc"
 };

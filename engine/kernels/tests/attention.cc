@@ -5,6 +5,7 @@
 #include <cmath>
 #include <iterator>
 
+#include "kernels/reference_math.h"
 #include "kernels/tests/families.h"
 
 namespace secateur::tests {
@@ -105,21 +106,58 @@ size_t packed_index(const Problem& p, int32_t t, int32_t c) {
          n % kBlock;
 }
 
-// The whole output buffer after a call for queries begin .. end; the problem's own is left as it was.
-AlignedBuffer<uint8_t> run(const AttentionKernel& kernel, const Problem& p, int32_t begin, int32_t end, Check& check) {
+// Calls the kernel for queries begin .. end, with all of its scratch and no more.
+void call(const AttentionKernel& kernel, const Problem& p, AttentionArgs args, int32_t begin, int32_t end,
+          Check& check) {
   constexpr uint8_t kGuard = 0xa5;
-  AlignedBuffer<uint8_t> out = copy(p.out);
   const size_t bytes = attention_scratch_bytes(p.args.key_end - p.args.key_begin, p.head_dim);
   AlignedBuffer<uint8_t> scratch(bytes + 256);
   std::memset(scratch.data(), kGuard, scratch.bytes());
-  AttentionArgs args = p.args;
-  args.out = out.data() + (p.args.out - p.out.data());
   args.query_begin = begin;
   args.query_end = end;
   args.scratch = scratch.data();
   kernel.run(args);
   for (size_t i = bytes; i < scratch.size(); ++i) EXPECT(check, scratch[i] == kGuard, "writes past its scratch");
+}
+
+// The whole output buffer after a call for queries begin .. end; the problem's own is left as it was.
+AlignedBuffer<uint8_t> run(const AttentionKernel& kernel, const Problem& p, int32_t begin, int32_t end, Check& check) {
+  AlignedBuffer<uint8_t> out = copy(p.out);
+  AttentionArgs args = p.args;
+  args.out = out.data() + (p.args.out - p.out.data());
+  call(kernel, p, args, begin, end, check);
   return out;
+}
+
+// The float32 form of the same: NaN where nothing was written.
+AlignedBuffer<float> run_f32(const AttentionKernel& kernel, const Problem& p, int32_t begin, int32_t end,
+                             Check& check) {
+  AlignedBuffer<float> out(p.out.size());
+  for (size_t i = 0; i < out.size(); ++i) out[i] = NAN;
+  AttentionArgs args = p.args;
+  args.out = nullptr;
+  args.out_f32 = out.data() + (p.args.out - p.out.data());
+  call(kernel, p, args, begin, end, check);
+  return out;
+}
+
+// The float32 form becomes, quantized, the bytes that `want` holds, and has the reference's bits.
+void compare_f32(const AttentionKernel& kernel, const Case& c, const Problem& p, const AlignedBuffer<uint8_t>& want,
+                 int32_t begin, int32_t end, Check& check) {
+  const AlignedBuffer<float> expected = run_f32(reference(), p, begin, end, check);
+  const AlignedBuffer<float> got = run_f32(kernel, p, begin, end, check);
+  for (size_t i = 0; i < got.size(); ++i)
+    EXPECT(check,
+           std::memcmp(&got[i], &expected[i], sizeof(float)) == 0 || (std::isnan(got[i]) && std::isnan(expected[i])),
+           "%s, queries %d .. %d: float %d is %.9g, not %.9g", c.words().c_str(), begin, end, static_cast<int>(i),
+           got[i], expected[i]);
+  for (int32_t t = begin; t < end; ++t)
+    for (int32_t d = 0; d < p.head_dim; ++d) {
+      const float y = got[static_cast<size_t>(t / kTile * p.stride + (p.head_dim + d) * kTile + t % kTile)];
+      const int32_t q = reference::quantize_u8(y, p.args.inv_scale, p.args.zero_point);
+      EXPECT(check, q == want[packed_index(p, t, d)], "%s: query %d channel %d is %.9g, which is %d and not %d",
+             c.words().c_str(), t, d, y, q, want[packed_index(p, t, d)]);
+    }
 }
 
 void compare(const AttentionKernel& kernel, const Case& c, const Problem& p, const AlignedBuffer<uint8_t>& want,
@@ -144,6 +182,7 @@ void check_case(const AttentionKernel& kernel, const Case& c, Check& check) {
   compare(kernel, c, p, want, begin, end, check);
   for (int32_t t = begin; t < end; t = (t / kTile + 1) * kTile)  // as the plan calls it: tile by tile
     compare(kernel, c, p, want, t, std::min(end, (t / kTile + 1) * kTile), check);
+  compare_f32(kernel, c, p, want, begin, end, check);
   compare(kernel, c, p, want, begin, begin + 1, check);
   compare(kernel, c, p, want, end - 1, end, check);
   if (end - begin > 2) compare(kernel, c, p, want, begin + 1, end - 1, check);

@@ -20,22 +20,36 @@ const EmbeddingKernel& reference() { return *(std::end(kKernels) - 1); }
 struct Table {
   int32_t size, channels;
   AlignedBuffer<int8_t> rows;
+  bool is_f32;
   AlignedBuffer<float> scale;
+  std::vector<float> floats;  // at an odd address, and not a float more than there are
 
-  Table(int32_t size, int32_t channels, Random& random)
-      : size(size), channels(channels), rows(static_cast<size_t>(size) * channels), scale(static_cast<size_t>(size)) {
+  Table(int32_t size, int32_t channels, bool is_f32, Random& random)
+      : size(size),
+        channels(channels),
+        rows(static_cast<size_t>(size) * channels),
+        is_f32(is_f32),
+        scale(static_cast<size_t>(size)),
+        floats(rows.size() + 1) {
     random.fill(rows, -127, 127);
     for (size_t i = 0; i < scale.size(); ++i) scale[i] = random.uniform(1e-4f, 1e-2f);
+    for (float& v : floats) v = random.normal();
   }
-  EmbeddingTable view() const { return {rows.data(), scale.data()}; }
+  EmbeddingTable view() const {
+    if (is_f32) return {nullptr, nullptr, floats.data() + 1};
+    return {rows.data(), scale.data()};
+  }
   double value(int32_t row, int32_t n) const {
-    return static_cast<double>(rows[static_cast<size_t>(row) * channels + n]) * scale[row];
+    const size_t i = static_cast<size_t>(row) * channels + n;
+    return is_f32 ? floats[i + 1] : static_cast<double>(rows[i]) * scale[row];
   }
 };
 
-void check_size(const EmbeddingKernel& kernel, int32_t channels, int32_t tokens, Check& check) {
+// Bits of `floats` say which tables are float32: word, token type, position.
+void check_size(const EmbeddingKernel& kernel, int32_t channels, int32_t tokens, int32_t floats, Check& check) {
   Random random(static_cast<uint32_t>(channels * 64 + tokens));
-  const Table word(50, channels, random), type(2, channels, random), position(40, channels, random);
+  const Table word(50, channels, floats & 1, random), type(2, channels, floats & 2, random);
+  const Table position(40, channels, floats & 4, random);
   // Exactly `tokens` ids, so that reading more is an error a sanitizer sees.
   std::vector<int32_t> word_id, type_id, position_id;
   for (int32_t t = 0; t < tokens; ++t) {
@@ -74,7 +88,9 @@ void test_embedding(Report& report) {
   for (const EmbeddingKernel& kernel : kKernels)
     report.kernel(kernel.name, kernel.isa, [&](Check& check) {
       for (const int32_t channels : {4, 8, 12, 16, 20, 32, 36, 60, 64, 100, 312, 384, 768})
-        for (int32_t tokens = 1; tokens <= kTile; ++tokens) check_size(kernel, channels, tokens, check);
+        for (int32_t tokens = 1; tokens <= kTile; ++tokens)
+          for (const int32_t floats : {0, 7, 1 + (channels / 4 + tokens) % 6})
+            check_size(kernel, channels, tokens, floats, check);
     });
 }
 

@@ -10,18 +10,29 @@
 namespace secateur::tests {
 namespace {
 
-#define KERNEL(isa, name) {#name, isa, name##_u8, name##_s8, name##_value, name##_gelu, name##_relu, name##_add},
+#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
 constexpr EpilogueKernels kKernels[] = {
 #include "kernels/epilogue/kernels.inc"
 };
 #undef KERNEL
 
-enum Form { kU8, kS8, kValue, kGelu, kRelu, kAdd, kNumForms };
-constexpr const char* kFormNames[] = {"u8", "s8", "value", "gelu", "relu", "add"};
+enum Form { kU8, kS8, kValue, kGelu, kRelu, kAdd, kF32, kGeluF32, kReluF32, kNumForms };
+constexpr const char* kFormNames[] = {"u8", "s8", "value", "gelu", "relu", "add", "f32", "gelu_f32", "relu_f32"};
 
-EpilogueFn function(const EpilogueKernels& kernels, int32_t form) {
-  const EpilogueFn functions[] = {kernels.u8, kernels.s8, kernels.value, kernels.gelu, kernels.relu, kernels.add};
-  return functions[form];
+// A form, and whether the sums are float32.
+struct Variant {
+  int32_t form;
+  bool float_sums;
+  bool gelu() const { return form == kGelu || form == kGeluF32; }
+  bool relu() const { return form == kRelu || form == kReluF32; }
+  bool writes_f32() const { return form >= kF32; }
+  std::string name() const { return std::string(kFormNames[form]) + (float_sums ? " of f32" : " of s32"); }
+};
+
+EpilogueFn function(const EpilogueKernels& kernels, const Variant& variant) {
+  const EpilogueForms& f = variant.float_sums ? *kernels.f32 : *kernels.s32;
+  const EpilogueFn functions[] = {f.u8, f.s8, f.value, f.gelu, f.relu, f.add, f.f32, f.gelu_f32, f.relu_f32};
+  return functions[variant.form];
 }
 
 const EpilogueKernels& reference() { return *(std::end(kKernels) - 1); }
@@ -35,7 +46,7 @@ struct Problem {
   int32_t zero_point;
   const float* gelu = kGeluErf;
   AlignedBuffer<int32_t> acc;
-  AlignedBuffer<float> scale, bias, residual;
+  AlignedBuffer<float> acc_f32, scale, bias, residual, out_f32;
   AlignedBuffer<uint8_t> out;
   AlignedBuffer<int8_t> value;
   static constexpr int64_t kValueStride = 96;
@@ -46,9 +57,11 @@ struct Problem {
         rows(rows),
         tokens(tokens),
         acc(static_cast<size_t>(rows) * kTile),
+        acc_f32(acc.size()),
         scale(static_cast<size_t>(channels)),
         bias(static_cast<size_t>(channels)),
         residual(static_cast<size_t>(channels) * kTile),
+        out_f32(residual.size()),
         out(static_cast<size_t>(channels) * kTile),
         value(static_cast<size_t>(channels) * kValueStride) {
     Random random(seed);
@@ -68,7 +81,14 @@ struct Problem {
       if (range == Range::kTies) acc[i] = random.integer(-600, 600);
       if (range == Range::kOverflow && i % 7 == 0) acc[i] = i % 2 == 0 ? INT32_MIN : INT32_MAX;
     }
-    for (size_t i = 0; i < residual.size(); ++i) residual[i] = random.normal();
+    // About what the integer sums come to after their scale; -0 and infinities where those overflow.
+    for (size_t i = 0; i < acc.size(); ++i) {
+      const float y = static_cast<float>(acc[i]) * scale[row_begin + i / kTile];
+      acc_f32[i] = range == Range::kOverflow && i % 11 == 0 ? (i % 2 == 0 ? -INFINITY : -0.0f) : y;
+    }
+    if (range == Range::kOverflow)
+      for (int32_t n = 2; n < channels; n += 6) bias[n] = -0.0f;
+    for (size_t i = 0; i < residual.size(); ++i) residual[i] = random.normal(), out_f32[i] = random.normal();
     random.fill(out, 0, 255);
     random.fill(value, -128, 127);
   }
@@ -88,16 +108,19 @@ struct Problem {
     args.value_stride = kValueStride;
     args.residual = residual.data();
     args.gelu = gelu;
+    args.acc_f32 = acc_f32.data();
+    args.out_f32 = out_f32.data();
     return args;
   }
 };
 
-// The three outputs, as they were before and after a call.
+// The outputs, as they were before and after a call.
 struct Outputs {
   AlignedBuffer<uint8_t> out;
   AlignedBuffer<int8_t> value;
-  AlignedBuffer<float> residual;
-  explicit Outputs(const Problem& p) : out(copy(p.out)), value(copy(p.value)), residual(copy(p.residual)) {}
+  AlignedBuffer<float> residual, out_f32;
+  explicit Outputs(const Problem& p)
+      : out(copy(p.out)), value(copy(p.value)), residual(copy(p.residual)), out_f32(copy(p.out_f32)) {}
 };
 
 Outputs run(EpilogueFn fn, Problem& problem) {
@@ -107,37 +130,40 @@ Outputs run(EpilogueFn fn, Problem& problem) {
   std::memcpy(problem.out.data(), before.out.data(), before.out.bytes());
   std::memcpy(problem.value.data(), before.value.data(), before.value.bytes());
   std::memcpy(problem.residual.data(), before.residual.data(), before.residual.bytes());
+  std::memcpy(problem.out_f32.data(), before.out_f32.data(), before.out_f32.bytes());
   return after;
 }
 
 bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof(a)) == 0; }
 
 // Live lanes equal the reference, everything the form does not own is as it was.
-void compare(const EpilogueKernels& kernels, Problem& p, int32_t form, Check& check) {
-  const Outputs before(p);
-  const Outputs want = run(function(reference(), form), p), got = run(function(kernels, form), p);
-  const char* name = kFormNames[form];
+void compare(const EpilogueKernels& kernels, Problem& p, const Variant& variant, Check& check) {
+  const Outputs want = run(function(reference(), variant), p), got = run(function(kernels, variant), p);
   const auto own_row = [&](int32_t n) { return n >= p.row_begin && n < p.row_begin + p.rows; };
+  const bool writes_tile = variant.form != kValue && variant.form != kAdd && !variant.writes_f32();
+  const auto where = [&](int32_t n, int32_t t) {
+    char text[128];
+    std::snprintf(text, sizeof(text), "%s: rows %d + %d, %d tokens: channel %d token %d", variant.name().c_str(),
+                  p.row_begin, p.rows, p.tokens, n, t);
+    return std::string(text);
+  };
   for (int32_t n = 0; n < p.channels; ++n) {
     for (int32_t t = 0; t < kTile; ++t) {
       const size_t packed = (static_cast<size_t>(n / kBlock) * kTile + t) * kBlock + n % kBlock;
       const size_t plain = static_cast<size_t>(n) * kTile + t;
-      const bool live = own_row(n) && t < p.tokens, writes_tile = form != kValue && form != kAdd;
-      if (live || !own_row(n) || !writes_tile)
-        EXPECT(check, got.out[packed] == want.out[packed],
-               "%s: rows %d + %d, %d tokens: channel %d token %d is %d, not %d", name, p.row_begin, p.rows, p.tokens, n,
-               t, got.out[packed], want.out[packed]);
-      if (live || !own_row(n) || form != kAdd)
-        EXPECT(check, same_bits(got.residual[plain], want.residual[plain]),
-               "%s: rows %d + %d, %d tokens: residual %d token %d is %.9g, not %.9g", name, p.row_begin, p.rows,
-               p.tokens, n, t, got.residual[plain], want.residual[plain]);
+      const bool free = own_row(n) && t >= p.tokens;  // what the form writes may hold anything there
+      EXPECT(check, (free && writes_tile) || got.out[packed] == want.out[packed], "%s is %d, not %d",
+             where(n, t).c_str(), got.out[packed], want.out[packed]);
+      EXPECT(check, (free && variant.form == kAdd) || same_bits(got.residual[plain], want.residual[plain]),
+             "%s: residual is %.9g, not %.9g", where(n, t).c_str(), got.residual[plain], want.residual[plain]);
+      EXPECT(check, (free && variant.writes_f32()) || same_bits(got.out_f32[plain], want.out_f32[plain]),
+             "%s is %.9g, not %.9g", where(n, t).c_str(), got.out_f32[plain], want.out_f32[plain]);
     }
     for (int32_t t = 0; t < Problem::kValueStride; ++t) {
       const size_t i = static_cast<size_t>(n) * Problem::kValueStride + t;
-      const bool free = form == kValue && own_row(n) && t >= p.tokens && t < kTile;
-      EXPECT(check, free || got.value[i] == want.value[i],
-             "%s: rows %d + %d, %d tokens: value %d token %d is %d, not %d", name, p.row_begin, p.rows, p.tokens, n, t,
-             got.value[i], want.value[i]);
+      const bool free = variant.form == kValue && own_row(n) && t >= p.tokens && t < kTile;
+      EXPECT(check, free || got.value[i] == want.value[i], "%s: value is %d, not %d", where(n, t).c_str(), got.value[i],
+             want.value[i]);
     }
   }
 }
@@ -148,25 +174,30 @@ double true_gelu(double x, bool tanh_form) {
 }
 
 // The form's value by the plain formula in double, before quantization.
-double plain_value(const Problem& p, int32_t form, int32_t n, int32_t t) {
-  const double acc = static_cast<float>(p.acc[static_cast<size_t>(n - p.row_begin) * kTile + t]);
-  const double y = acc * p.scale[n] + p.bias[n];
-  if (form == kGelu) return true_gelu(y, p.gelu == kGeluTanh);
-  return form == kRelu ? std::max(y, 0.0) : y;
+double plain_value(const Problem& p, const Variant& variant, int32_t n, int32_t t) {
+  const size_t i = static_cast<size_t>(n - p.row_begin) * kTile + t;
+  const double sum = variant.float_sums ? p.acc_f32[i] : static_cast<double>(p.acc[i]) * p.scale[n];
+  const double y = sum + p.bias[n];
+  if (variant.gelu()) return true_gelu(y, p.gelu == kGeluTanh);
+  return variant.relu() ? std::max(y, 0.0) : y;
 }
 
 // Outputs of ordinary size lie within half a step of the plain formula (GELU: and its stated error).
-void compare_plain(const EpilogueKernels& kernels, Problem& p, int32_t form, Check& check) {
-  const Outputs got = run(function(kernels, form), p);
+void compare_plain(const EpilogueKernels& kernels, Problem& p, const Variant& variant, Check& check) {
+  const Outputs got = run(function(kernels, variant), p);
+  const int32_t form = variant.form;
   for (int32_t n = p.row_begin; n < p.row_begin + p.rows; ++n)
     for (int32_t t = 0; t < p.tokens; ++t) {
-      const double y = plain_value(p, form, n, t);
+      const double y = plain_value(p, variant, n, t);
       const size_t packed = (static_cast<size_t>(n / kBlock) * kTile + t) * kBlock + n % kBlock;
-      if (form == kAdd) {
-        const size_t i = static_cast<size_t>(n) * kTile + t;
-        const double want = p.residual[i] + y;
-        EXPECT(check, std::fabs(got.residual[i] - want) <= 2e-7 * (std::fabs(p.residual[i]) + std::fabs(y)) + 1e-30,
-               "add: %.9g is far from %.9g", got.residual[i], want);
+      const size_t plain = static_cast<size_t>(n) * kTile + t;
+      if (form == kAdd || variant.writes_f32()) {
+        const double before = form == kAdd ? p.residual[plain] : 0.0, want = before + y;
+        const float got_y = form == kAdd ? got.residual[plain] : got.out_f32[plain];
+        // One rounding of a sum of terms up to |acc| + |bias|, which may cancel, and one of the addition.
+        const double terms = std::fabs(before) + std::fabs(y) + 2 * std::fabs(p.bias[n]);
+        EXPECT(check, std::fabs(got_y - want) <= 2e-7 * terms + (variant.gelu() ? 2e-4 : 1e-30),
+               "%s: %.9g is far from %.9g", variant.name().c_str(), got_y, want);
         continue;
       }
       const bool is_signed = form == kS8 || form == kValue;
@@ -175,9 +206,9 @@ void compare_plain(const EpilogueKernels& kernels, Problem& p, int32_t form, Che
                                         : got.out[packed];
       const double low = is_signed ? -127 : 0, high = is_signed ? 127 : 255;
       const double want = std::clamp(y * p.inv_scale + (is_signed ? 0 : p.zero_point), low, high);
-      const double slack = 0.5001 + (form == kGelu ? 2e-4 * p.inv_scale : 0.0);
-      EXPECT(check, std::fabs(q - want) <= slack, "%s: %g is more than half a step from %.6f", kFormNames[form], q,
-             want);
+      const double slack = 0.5001 + (variant.gelu() ? 2e-4 * p.inv_scale : 0.0);
+      EXPECT(check, std::fabs(q - want) <= slack, "%s: %g is more than half a step from %.6f", variant.name().c_str(),
+             q, want);
     }
 }
 
@@ -200,17 +231,18 @@ void check_kernels(const EpilogueKernels& kernels, Check& check) {
   // A GELU that differs in its last float bit changes a few bytes in a million: six million find it.
   for (int32_t i = 0; i < 3000; ++i) {
     Problem p(64, 0, 64, kTile, Range::kPositive, seed++);
-    compare(kernels, p, kGelu, check);
+    compare(kernels, p, {kGelu, i % 4 == 0}, check);
   }
   for (const Range range : {Range::kOrdinary, Range::kWide, Range::kTies, Range::kOverflow})
     for (const int32_t rows : {4, 8, 12, 36, 60, 64})
       for (const int32_t row_begin : {0, 64})
         for (int32_t tokens = 1; tokens <= kTile; tokens += rows == 12 ? 1 : 5)
-          for (int32_t form = 0; form < kNumForms; ++form) {
+          for (int32_t i = 0; i < 2 * kNumForms; ++i) {
+            const Variant variant{i / 2, i % 2 != 0};
             Problem p(row_begin + rows + 8, row_begin, rows, tokens, range, seed++);
-            if (seed % 2 == 0) p.gelu = kGeluTanh;
-            compare(kernels, p, form, check);
-            if (range == Range::kOrdinary || range == Range::kTies) compare_plain(kernels, p, form, check);
+            if (seed / 2 % 2 == 0) p.gelu = kGeluTanh;
+            compare(kernels, p, variant, check);
+            if (range == Range::kOrdinary || range == Range::kTies) compare_plain(kernels, p, variant, check);
           }
 }
 

@@ -8,6 +8,7 @@ void test_products(Report& report);      // spmm_u8s8 and gemm_u8s8
 void test_products_f32(Report& report);  // spmm_f32 and gemm_f32
 void test_epilogue(Report& report);
 void test_attention(Report& report);
+void test_attention_f32(Report& report);
 void test_layer_norm(Report& report);
 void test_embedding(Report& report);
 void test_gemv_f32(Report& report);

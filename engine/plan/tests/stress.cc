@@ -1,4 +1,5 @@
-// Eight callers at once on one plan, with threads: run under ThreadSanitizer or AddressSanitizer.
+// Eight callers at once on plans that share one model, while other plans come and go: run under ThreadSanitizer or
+// AddressSanitizer.
 // Prints 'N passed, N failed'.
 #include <cstdio>
 #include <random>
@@ -15,7 +16,9 @@ constexpr int64_t kHidden = 64, kHeads = 4, kInner = 128, kVocab = 40, kPosition
 // Owns the arrays that a description refers to.
 class Model {
  public:
-  PlanDescription describe(int layers) {
+  // `mixed`: matrices, attentions and tables are int8 and float32 by turns; else all are int8.
+  PlanDescription describe(int layers, bool mixed) {
+    mixed_ = mixed;
     PlanDescription d;
     d.hidden_size = kHidden;
     d.max_tokens = kPositions;
@@ -26,7 +29,9 @@ class Model {
       d.steps.push_back(linear("query", Role::kQuery, kHidden, kHidden, 0.03f));
       d.steps.push_back(linear("key", Role::kKey, kHidden, kHidden, 0.03f));
       d.steps.push_back(linear("value", Role::kValue, kHidden, kHidden, 0.03f));
-      d.steps.push_back(AttentionRecord{"attention", kHeads, kHidden / kHeads, 0.03f, 0.03f, 0.03f, 120});
+      AttentionRecord attention{"attention", kHeads, kHidden / kHeads, AttentionScales{0.03f, 0.03f, 0.03f, 120}};
+      if (float_next()) attention.scales.reset();
+      d.steps.push_back(attention);
       d.steps.push_back(linear("attn_out", Role::kAttnOut, kHidden, kHidden, 0.02f));
       d.steps.push_back(AddNormRecord{"norm", floats({kHidden}, 1), floats({kHidden}, 0)});
       d.steps.push_back(linear("ffn_in", Role::kFfnIn, kInner, kHidden, 0.03f));
@@ -58,22 +63,33 @@ class Model {
     auto& store = floats_.emplace_back(new std::vector<float>(static_cast<size_t>(size), value));
     return {store->data(), {size}};
   }
-  TableRecord table(int64_t rows) { return {bytes({rows, kHidden}), constants(rows, 0.01f)}; }
+  // By threes, so that a layer's seven do not fall alike in every layer.
+  bool float_next() { return mixed_ && turn_++ / 3 % 2 == 0; }
+  TableRecord table(int64_t rows) {
+    if (float_next()) return {floats({rows, kHidden}, 0), {}};
+    return {bytes({rows, kHidden}), constants(rows, 0.01f)};
+  }
   LinearRecord linear(const char* name, Role role, int64_t n, int64_t k, float input_scale) {
     LinearRecord record;
     record.name = name;
     record.role = role;
     record.n = n;
     record.k = k;
-    record.weight = bytes({n, k});
-    record.scale = constants(n, 0.002f);
     record.bias = floats({n}, 0);
-    record.input_scale = input_scale;
-    record.input_zero_point = 128;
+    if (float_next()) {
+      record.weight = floats({n, k}, 0);
+    } else {
+      record.weight = bytes({n, k});
+      record.scale = constants(n, 0.002f);
+      record.input_scale = input_scale;
+      record.input_zero_point = 128;
+    }
     if (role == Role::kFfnIn) record.activation = Activation::kGelu;
     return record;
   }
 
+  bool mixed_ = false;
+  int turn_ = 0;
   std::mt19937 random_{7};
   std::vector<std::unique_ptr<std::vector<float>>> floats_;
   std::vector<std::unique_ptr<std::vector<int8_t>>> bytes_;
@@ -88,11 +104,12 @@ struct Request {
   }
 };
 
-}  // namespace
+std::atomic<int> passed{0}, failed{0};
 
-int main() {
-  Model model;
-  Plan plan(model.describe(3), resolve_isa(nullptr), 3);
+void stress(const PlanDescription& description) {
+  const auto packed = std::make_shared<const PackedModel>(description, resolve_isa(nullptr));
+  Plan plan(packed, 3), alone(packed, 1), bounded(packed, 2, kPositions);
+  Plan* const plans[] = {&plan, &alone, &bounded};
   std::mt19937 random(11);
   std::vector<Request> requests(8);
   for (Request& request : requests) {
@@ -105,17 +122,34 @@ int main() {
     plan.validate(request.batch());
     plan.run(request.batch(), request.logits.data());
   }
-  std::atomic<int> passed{0}, failed{0};
+  const auto ask = [&](Plan& asked, const Request& request) {
+    std::vector<float> logits(request.logits.size());
+    asked.run(request.batch(), logits.data());
+    (logits == request.logits ? passed : failed).fetch_add(1);
+  };
   std::vector<std::thread> callers;
-  for (const Request& request : requests)
-    callers.emplace_back([&] {
-      std::vector<float> logits(request.logits.size());
-      for (int round = 0; round < 10; ++round) {
-        plan.run(request.batch(), logits.data());
-        (logits == request.logits ? passed : failed).fetch_add(1);
-      }
+  for (size_t i = 0; i < requests.size(); ++i)
+    callers.emplace_back([&, i] {
+      for (size_t round = 0; round < 12; ++round) ask(*plans[(i + round) % 3], requests[i]);
     });
+  callers.emplace_back([&] {
+    for (int round = 0; round < 10; ++round) {
+      Plan passing(packed, 1 + round % 3, round % 2 == 0 ? 0 : 64);
+      ask(passing, requests[static_cast<size_t>(round) % requests.size()]);
+      plan.set_profiling(round % 2 == 0);
+      plan.steps();
+      bounded.arena_bytes();
+    }
+  });
   for (std::thread& caller : callers) caller.join();
+}
+
+}  // namespace
+
+int main() {
+  Model arrays;
+  stress(arrays.describe(3, /*mixed=*/false));
+  stress(arrays.describe(3, /*mixed=*/true));
   std::printf("%d passed, %d failed\n", passed.load(), failed.load());
   return failed.load() == 0 ? 0 : 1;
 }

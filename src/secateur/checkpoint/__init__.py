@@ -2,7 +2,14 @@
 
 from secateur.checkpoint.codec import decode_weight, encode_weight, pack_mask, unpack_mask
 from secateur.checkpoint.config import FORMAT_VERSION, QUANT_METHOD, ModelShape, QuantizationConfig
-from secateur.checkpoint.folder import Checkpoint, check_target, read_checkpoint, write_checkpoint
+from secateur.checkpoint.folder import (
+    Checkpoint,
+    CheckpointIdentity,
+    check_target,
+    identify_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from secateur.checkpoint.names import (
     EmbeddingNames,
     HeadNames,
@@ -17,6 +24,7 @@ __all__ = [
     "FORMAT_VERSION",
     "QUANT_METHOD",
     "Checkpoint",
+    "CheckpointIdentity",
     "EmbeddingNames",
     "HeadNames",
     "LayerNames",
@@ -27,6 +35,7 @@ __all__ = [
     "embedding_names",
     "encode_weight",
     "head_names",
+    "identify_checkpoint",
     "linear_names",
     "pack_mask",
     "read_checkpoint",

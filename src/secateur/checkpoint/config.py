@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from secateur.affine import SMALLEST_SCALE
 from secateur.checkpoint.names import PREFIXES
 from secateur.errors import CheckpointError, UnsupportedError, problem_list
 
@@ -31,6 +32,8 @@ ARCHITECTURES = ("BertForSequenceClassification",)
 # Far above any model that exists; keeps a forged config from asking for billions of names.
 _MAX_LAYERS = 1000
 _MAX_LABELS = 1_000_000
+
+_MIN_EPS = float(SMALLEST_SCALE)  # a smaller one is 0 to float32, and lets a norm divide by 0
 
 
 class QuantizationConfig(BaseModel):
@@ -146,8 +149,10 @@ def parse_shape(config: Mapping[str, Any], subject: str) -> ModelShape:
         return value
 
     eps = config.get("layer_norm_eps", 1e-12)
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
-        problems.append(f"config.json: layer_norm_eps must lie between 0 and 1, but is {_short(eps)}")
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not _MIN_EPS <= eps < 1:
+        problems.append(
+            f"config.json: layer_norm_eps must lie between {_MIN_EPS:.2g} and 1, but is {_short(eps)}"
+        )
         eps = 1e-12
     shape = ModelShape(
         prefix=PREFIXES[family],

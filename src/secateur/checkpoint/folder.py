@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from secateur.checkpoint.config import (
@@ -28,6 +26,8 @@ from secateur.checkpoint.config import (
 )
 from secateur.checkpoint.layout import layout_problems
 from secateur.checkpoint.replacement import replace_folder, sync_folder
+from secateur.checkpoint.source import FileIdentity, identify, open_regular
+from secateur.checkpoint.tensor_file import read_tensors
 from secateur.errors import CheckpointError, problem_list
 
 __all__ = [
@@ -35,7 +35,9 @@ __all__ = [
     "TENSOR_FILE",
     "TOKENIZER_FILE",
     "Checkpoint",
+    "CheckpointIdentity",
     "check_target",
+    "identify_checkpoint",
     "read_checkpoint",
     "write_checkpoint",
 ]
@@ -53,11 +55,14 @@ _OWN_FILES = {
     *(TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja"),
 }
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "F32": np.dtype("<f4"),
-}
+_MAX_CONFIG_BYTES = 64_000_000  # a million labels fit
+
+
+class CheckpointIdentity(NamedTuple):
+    """Which files a checkpoint was read from; equal only where nothing was changed or replaced."""
+
+    config: FileIdentity
+    tensors: FileIdentity
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,9 @@ class Checkpoint:
         config: The parsed config.json.
         quantization: Its `quantization_config`.
         shape: Its sizes.
-        tensors: Every tensor by name, read-only and mapped from the file.
+        tensors: Every tensor by name, read-only.
         labels: The classes in the order of the logits.
-        mapping: The mapped file.
+        identity: The files it was read from.
     """
 
     folder: Path
@@ -80,12 +85,13 @@ class Checkpoint:
     shape: ModelShape
     tensors: dict[str, NDArray[Any]]
     labels: list[str]
-    mapping: mmap.mmap = field(repr=False)
+    identity: CheckpointIdentity
 
-    def release_pages_(self) -> None:
-        """Gives the memory of what was read so far back to the system; it is read again where it is used."""
-        if hasattr(self.mapping, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-            self.mapping.madvise(mmap.MADV_DONTNEED)
+
+def identify_checkpoint(folder: str | os.PathLike[str]) -> CheckpointIdentity | None:
+    """Returns which files a folder holds now, without reading them; None where one is missing."""
+    config, tensors = identify(Path(folder) / CONFIG_FILE), identify(Path(folder) / TENSOR_FILE)
+    return None if config is None or tensors is None else CheckpointIdentity(config, tensors)
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -95,10 +101,11 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         folder: A folder written by `write_checkpoint`.
 
     Returns:
-        The checkpoint; its tensors stay mapped to the file.
+        The checkpoint, in memory of its own: what happens to the files later does not matter.
 
     Raises:
         CheckpointError: If the folder is missing, no Secateur checkpoint or damaged; names every problem.
+            Also if it is replaced or written to while it is read.
         UnsupportedError: If it is sound but of a model family that this version cannot run.
     """
     path = Path(folder)
@@ -106,15 +113,18 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(
             f"{path} is not a folder: give the folder that `secateur compress --out` wrote."
         )
-    config = _read_config(path / CONFIG_FILE)
+    config, config_identity = _read_config(path / CONFIG_FILE)
     quantization = parse_quantization(config, str(path))
     shape = parse_shape(config, str(path))
     labels = parse_labels(config, str(path))
-    tensors, mapping = _map_tensors(path / TENSOR_FILE)
+    tensors, tensor_identity = read_tensors(path / TENSOR_FILE)
+    identity = CheckpointIdentity(config_identity, tensor_identity)
+    if identify_checkpoint(path) != identity:
+        raise CheckpointError(f"{path} was changed while it was read: load it again.")
     problems = layout_problems(tensors, shape, quantization, len(labels))
     if problems:
         raise CheckpointError(problem_list(f"{path} is not a sound checkpoint", problems))
-    return Checkpoint(path, config, quantization, shape, tensors, labels, mapping)
+    return Checkpoint(path, config, quantization, shape, tensors, labels, identity)
 
 
 def write_checkpoint(
@@ -212,15 +222,18 @@ def check_target(folder: str | os.PathLike[str]) -> None:
 
 def _is_checkpoint(folder: Path) -> bool:
     try:
-        entry = _read_config(folder / CONFIG_FILE).get("quantization_config")
+        entry = _read_config(folder / CONFIG_FILE)[0].get("quantization_config")
     except CheckpointError:
         return False
     return isinstance(entry, dict) and entry.get("quant_method") == QUANT_METHOD
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> tuple[dict[str, Any], FileIdentity]:
     try:
-        config = json.loads(path.read_bytes())
+        with open_regular(path) as (file, identity):
+            if identity.size > _MAX_CONFIG_BYTES:
+                raise CheckpointError(f"{path} has {identity.size} bytes, far too many for a config.")
+            config = json.loads(file.readall())
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent} has no {path.name}, so it is not a checkpoint: "
@@ -233,41 +246,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not valid JSON: {reason}.") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} must hold a JSON object.")
-    return config
-
-
-def _map_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], mmap.mmap]:
-    """Maps a safetensors file, whose header the safetensors library checks first."""
-    try:
-        with safe_open(path, "numpy"):
-            pass  # opening checks lengths, offsets and shapes of everything in the header
-        with path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        data = np.frombuffer(mapping, np.uint8)
-        header_size = int.from_bytes(data[:8].tobytes(), "little")
-        header = json.loads(data[8 : 8 + header_size].tobytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no {path.name}: copy the whole folder.") from None
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is truncated or altered ({error}): copy the folder again.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from None
-    data = data[8 + header_size :]
-    header.pop("__metadata__", None)
-    foreign = sorted({entry["dtype"] for entry in header.values()} - set(_DTYPES))
-    if foreign:
-        raise CheckpointError(
-            f"{path} holds tensors of type {', '.join(foreign)}, and the format knows only I8, U8 and F32: "
-            f"compress the model again."
-        )
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        view = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        tensors[name] = np.require(
-            view, requirements=["C", "A"]
-        )  # copies only what a forged offset misaligned
-    return tensors, mapping
+    return config, identity
 
 
 def _own_name(name: str, content: bytes) -> bytes:

@@ -18,7 +18,6 @@ from secateur.bench.machine import describe_machine, resident_memory_mb
 from secateur.bench.measure import Timing, measure
 from secateur.bench.synthetic import SHAPES, write_synthetic
 from secateur.bench.worker import Case
-from secateur.checkpoint import read_checkpoint
 from secateur.commands.console import print_table, show_json
 from secateur.errors import DataError, UnsupportedError
 
@@ -36,6 +35,7 @@ class Request:
         isa: An instruction set to force; None for the best.
         seconds: Least time spent in timed calls.
         profile: Whether to time the steps, too.
+        max_tokens: Most tokens that go through the layers at a time; None for the engine's choice.
     """
 
     seq_len: int
@@ -44,6 +44,7 @@ class Request:
     isa: str | None
     seconds: float
     profile: bool
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,18 @@ def benchmark(folder: Path, request: Request) -> dict[str, Any]:
     """
     from secateur.runtime.engine import Engine
 
-    checkpoint = read_checkpoint(folder)
-    if request.seq_len > checkpoint.shape.max_positions:
+    start = time.perf_counter()
+    engine = Engine.from_pretrained(
+        folder, num_threads=request.threads, isa=request.isa, max_tokens=request.max_tokens
+    )
+    load_seconds = time.perf_counter() - start
+    if request.seq_len > engine.max_length:
         raise DataError(
-            f"--seq-len is {request.seq_len}, but the model has {checkpoint.shape.max_positions} positions: "
+            f"--seq-len is {request.seq_len}, but the model has {engine.max_length} positions: "
             "give a smaller one."
         )
-    start = time.perf_counter()
-    engine = Engine.from_pretrained(folder, num_threads=request.threads, isa=request.isa)
-    load_seconds = time.perf_counter() - start
     case = Case(request.seq_len, request.batch_size, engine.num_threads)
-    call = partial(engine, case_input_ids(case, checkpoint.shape.vocab_size).astype(np.int32))
+    call = partial(engine, case_input_ids(case, engine.vocab_size).astype(np.int32))
     timing: Timing = measure(call, items=request.batch_size, seconds=request.seconds)
     results: dict[str, Any] = {
         "latency_ms": timing.latency(),

@@ -31,6 +31,7 @@ def ragged_batch(
     vocab_size: int,
     num_token_types: int,
     max_length: int,
+    max_tokens: int | None = None,
 ) -> RaggedBatch:
     """Flattens and checks a batch.
 
@@ -41,6 +42,7 @@ def ragged_batch(
         vocab_size: Ids must be smaller.
         num_token_types: Token types must be smaller.
         max_length: Most tokens a sequence may have.
+        max_tokens: Most tokens that the engine takes at a time, if it has a limit.
 
     Returns:
         The batch; it may hold no sequence at all.
@@ -65,6 +67,12 @@ def ragged_batch(
         raise DataError(
             f"Sequence {worst} has {int(lengths[worst])} tokens, and the model takes at most {max_length}: "
             f"truncate it."
+        )
+    if max_tokens is not None and lengths.size and int(lengths.max()) > max_tokens:
+        worst = int(lengths.argmax())
+        raise DataError(
+            f"Sequence {worst} has {int(lengths[worst])} tokens, and this engine takes at most {max_tokens} "
+            f"at a time: truncate it, or load the engine with a larger max_tokens."
         )
     if int(lengths.sum()) >= 2**31:
         raise DataError("The batch has 2^31 tokens or more: give it in parts.")

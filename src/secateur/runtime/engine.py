@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.checkpoint import Checkpoint, read_checkpoint
-from secateur.errors import CheckpointError, DataError, UnsupportedError
+from secateur.errors import DataError, UnsupportedError
 from secateur.runtime.batch import Ids, ragged_batch
-from secateur.runtime.lowering import lower
+from secateur.runtime.loading import LoadedModel, load_model, native_module
 from secateur.runtime.threads import usable_threads
 
 __all__ = ["Engine"]
@@ -28,53 +27,73 @@ class Engine:
         folder: Where the checkpoint lies.
         config: Its config.json.
         labels: The classes, in the order of the logits.
-        max_length: Most tokens a sequence may have.
+        max_length: Most tokens a sequence may have, as far as the model goes.
+        max_tokens: Most tokens that go through the layers at a time; None where no limit was given.
         vocab_size: Token ids must be smaller.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, num_threads: int | None = None, isa: str | None = None
+        self,
+        model: LoadedModel,
+        folder: str | os.PathLike[str],
+        num_threads: int | None = None,
+        max_tokens: int | None = None,
     ) -> None:
-        """Builds the plan; see `from_pretrained` for the arguments."""
+        """Starts threads for a model; see `from_pretrained`, which is what users call."""
         if num_threads is None:
             num_threads, _ = usable_threads()
-        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 1 <= num_threads <= 1024:
-            raise DataError(f"num_threads must be an integer from 1 to 1024, but is {num_threads!r}.")
-        native = _native_module()
+        _check_count("num_threads", num_threads, 1024)
+        if max_tokens is not None:
+            _check_count("max_tokens", max_tokens, 2**31 - 1)
         try:
-            chosen = native.resolve_isa(isa or "")
-        except ValueError as error:
-            raise UnsupportedError(f"{str(error).rstrip('.')}.") from None
-        try:
-            self._plan = native.Plan(lower(checkpoint), chosen, num_threads)
-        except ValueError as error:
-            raise CheckpointError(f"{checkpoint.folder} cannot be run: {str(error).rstrip('.')}.") from None
-        checkpoint.release_pages_()  # all was read to check and to pack it; running touches little of it
-        shape = checkpoint.shape
-        self.folder = checkpoint.folder
-        self.config = checkpoint.config
-        self.labels = checkpoint.labels
-        self.max_length = shape.max_positions
-        self.vocab_size = shape.vocab_size
-        self._num_token_types = shape.num_token_types
+            self._plan = native_module().Plan(model.packed, num_threads, max_tokens)
+        except RuntimeError as error:
+            raise UnsupportedError(
+                f"This engine cannot start: {error}; give a smaller num_threads."
+            ) from None
+        except MemoryError:
+            raise UnsupportedError(
+                "This engine cannot start: its memory is not there; lower max_tokens."
+            ) from None
+        self._model = model
+        self.folder = Path(folder)
+        self.config = deepcopy(dict(model.config))
+        self.labels = list(model.labels)
+        self.max_length = model.shape.max_positions
+        self.max_tokens = max_tokens
+        self.vocab_size = model.shape.vocab_size
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], num_threads: int | None = None, isa: str | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        num_threads: int | None = None,
+        isa: str | None = None,
+        *,
+        max_tokens: int | None = None,
     ) -> Engine:
         """Loads a checkpoint.
+
+        Engines of one process share the packed weights of a checkpoint; a folder that was replaced or written
+        to since is loaded anew, and engines that run keep what they have. Processes share them if they are
+        forked after the load.
 
         Args:
             folder: A folder that `secateur compress` wrote.
             num_threads: Threads that a call may use; None takes all CPUs that this process may use.
             isa: The instruction set to use, for example "avx2"; None takes the environment variable
                 SECATEUR_ISA, else the best one of this CPU.
+            max_tokens: Most tokens that go through the layers at a time. Larger batches run in groups, with
+                the same results; a longer sequence is an error. The memory for it is set aside at once, and
+                calls need no more, apart from what they take and return. None sets nothing aside: groups
+                have 256 tokens a thread, or one longer sequence.
 
         Raises:
             CheckpointError: If the folder is no sound checkpoint.
-            UnsupportedError: If this version, build or CPU cannot run what is asked for.
+            UnsupportedError: If this version, build, machine or CPU cannot run what is asked for.
+            DataError: If `num_threads` or `max_tokens` is out of range.
         """
-        return cls(read_checkpoint(folder), num_threads, isa)
+        return cls(load_model(folder, isa), folder, num_threads, max_tokens)
 
     def __call__(
         self, input_ids: Ids, token_type_ids: Ids | None = None, attention_mask: Ids | None = None
@@ -91,18 +110,27 @@ class Engine:
 
         Raises:
             DataError: If ids are out of range, a sequence is empty or too long, or the shapes differ.
+            UnsupportedError: If the memory is not there, or in a forked child the threads.
         """
         batch = ragged_batch(
             input_ids,
             token_type_ids,
             attention_mask,
             vocab_size=self.vocab_size,
-            num_token_types=self._num_token_types,
+            num_token_types=self._model.shape.num_token_types,
             max_length=self.max_length,
+            max_tokens=self.max_tokens,
         )
         if len(batch.offsets) == 1:
             return np.zeros((0, len(self.labels)), np.float32)
-        logits: NDArray[np.float32] = self._plan.run(*batch)
+        try:
+            logits: NDArray[np.float32] = self._plan.run(*batch)
+        except RuntimeError as error:
+            raise UnsupportedError(f"This engine cannot run here: {error}.") from None
+        except MemoryError:
+            raise UnsupportedError(
+                "This batch needs more memory than there is: give fewer or shorter sequences."
+            ) from None
         return logits
 
     def __repr__(self) -> str:
@@ -127,11 +155,6 @@ class Engine:
         self._plan.profile(on)
 
 
-def _native_module() -> Any:
-    try:
-        return import_module("secateur._engine")
-    except ImportError as error:
-        raise UnsupportedError(
-            f"The engine of {Path(__file__).parents[1]} cannot be loaded ({error}): install Secateur with "
-            f"`pip install secateur`, or in a clone run `make build`, which needs a C++20 compiler."
-        ) from None
+def _check_count(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise DataError(f"{name} must be an integer from 1 to {most}, but is {value!r}.")

@@ -22,7 +22,11 @@ _MAX_BATCH_TOKENS = 8192  # keeps activations of a large request small; speed no
 
 
 def pipeline(
-    folder: str | os.PathLike[str], num_threads: int | None = None, isa: str | None = None
+    folder: str | os.PathLike[str],
+    num_threads: int | None = None,
+    isa: str | None = None,
+    *,
+    max_tokens: int | None = None,
 ) -> TextClassificationPipeline:
     """Loads a checkpoint for use on texts.
 
@@ -30,6 +34,8 @@ def pipeline(
         folder: A folder that `secateur compress` wrote.
         num_threads: Threads that a call may use; None takes all CPUs that this process may use.
         isa: The instruction set to use; see `Engine.from_pretrained`.
+        max_tokens: Most tokens that go through the layers at a time. It bounds memory and does not cut texts:
+            one that is longer is an error.
 
     Returns:
         A function of a text or a list of texts.
@@ -38,7 +44,7 @@ def pipeline(
         CheckpointError: If the folder is no sound checkpoint or has no tokenizer.
         UnsupportedError: If this version, build or CPU cannot run what is asked for.
     """
-    return TextClassificationPipeline(Engine.from_pretrained(folder, num_threads, isa))
+    return TextClassificationPipeline(Engine.from_pretrained(folder, num_threads, isa, max_tokens=max_tokens))
 
 
 class TextClassificationPipeline:
@@ -109,7 +115,7 @@ class TextClassificationPipeline:
             [B, num_labels] float32.
 
         Raises:
-            DataError: If a text is empty or not a string.
+            DataError: If a text is empty or not a string, or longer than `max_tokens`.
         """
         sequences = self.encode(texts)
         logits = np.zeros((len(sequences), len(self.labels)), np.float32)

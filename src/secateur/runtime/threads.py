@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 __all__ = ["usable_threads"]
@@ -14,7 +15,9 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 def usable_threads() -> tuple[int, str]:
     """Returns how many CPUs this process may use: those of its affinity mask, or its cgroup quota if smaller.
 
-    Containers are often given a share of the time of all CPUs; a thread for each would only wait.
+    Containers are often given a share of the time of all CPUs; a thread for each would only wait. A fraction
+    is rounded down, because threads that run out of their share together are stopped together. Linux takes
+    the cpuset of a control group into the affinity mask itself.
 
     Returns:
         The number, at least 1, and what limits it.
@@ -29,7 +32,8 @@ def usable_threads() -> tuple[int, str]:
 def _cgroup_quota(root: Path, own: Path) -> float | None:
     """Returns the smallest CPU quota on the way from the process's control group to the root, if any."""
     try:
-        groups = [line.split(":", 2) for line in own.read_text().splitlines()]
+        # A group's name may be any bytes.
+        groups = [line.split(":", 2) for line in own.read_text(errors="surrogateescape").splitlines()]
     except OSError:
         return None
     quotas: list[float] = []
@@ -37,32 +41,42 @@ def _cgroup_quota(root: Path, own: Path) -> float | None:
         if len(group) != 3:
             continue
         _, controllers, name = group
-        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
-            continue
-        base = root / controllers if controllers else root
-        # Inside a container the path may name folders that only the host sees; the root is then our own.
-        path = base / name.strip("/")
-        for folder in (path, *path.parents):
-            quota = _quota_v1(folder) if controllers else _quota_v2(folder)
-            if quota is not None:
-                quotas.append(quota)
-            if folder == base:
-                break
+        if not controllers:  # version 2, beside version 1 mounted on a folder of its own
+            for mount in (root, root / "unified"):
+                quotas += _quotas_on_the_way(mount, name, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            for mount in (root / controllers, root / "cpu"):
+                quotas += _quotas_on_the_way(mount, name, _quota_v1)
     return min(quotas, default=None)
+
+
+def _quotas_on_the_way(mount: Path, group: str, quota_of: Callable[[Path], float | None]) -> Iterator[float]:
+    # Inside a container the name may be of folders that only the host sees; the mount is then our own group.
+    path = mount / group.strip("/")
+    for folder in (path, *path.parents):
+        quota = quota_of(folder)
+        if quota is not None:
+            yield quota
+        if folder == mount:
+            return
 
 
 def _quota_v2(folder: Path) -> float | None:
     try:
         limit, period = (folder / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
+        return None if limit == "max" else _ratio(int(limit), int(period))
+    except (OSError, ValueError):
         return None
 
 
 def _quota_v1(folder: Path) -> float | None:
     try:
         limit = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-        return limit / period if limit > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
+        return _ratio(limit, int((folder / "cpu.cfs_period_us").read_text()))
+    except (OSError, ValueError):
         return None
+
+
+def _ratio(limit: int, period: int) -> float | None:
+    """Returns the CPUs of a quota; none where a number is not positive, as -1 is for "no limit"."""
+    return limit / period if limit > 0 and period > 0 else None

@@ -1,0 +1,86 @@
+#include "plan/linear_f32.h"
+
+#include "kernels/gemm_f32/gemm_f32.h"
+#include "kernels/spmm_f32/spmm_f32.h"
+#include "plan/check.h"
+#include "plan/mask.h"
+
+namespace secateur {
+namespace {
+
+// Above this share of weights that are not 0 the dense kernel is faster (measured by secateur_kernel_bench).
+constexpr double kDenseFrom = 0.7;
+
+struct Entries {
+  std::vector<int32_t> row_start{0};
+  std::vector<uint16_t> col;
+  std::vector<float> values;
+
+  void append(int64_t at, float value) {
+    col.push_back(static_cast<uint16_t>(at));
+    values.push_back(value);
+  }
+  void end_row() { row_start.push_back(static_cast<int32_t>(values.size())); }
+};
+
+// The weights that are not 0; with `keep_zeros` all of them. The mask has been checked.
+Entries collect(const LinearRecord& record, bool keep_zeros) {
+  Entries entries;
+  const float* next = std::get<Array<float>>(record.weight).data;
+  for (int64_t n = 0; n < record.n; ++n) {
+    int64_t done = 0;
+    const auto fill_to = [&](int64_t col) {
+      for (; done < col; ++done)
+        if (keep_zeros) entries.append(done, 0.0f);
+    };
+    for_each_kept(record, n, record.k, "weights", [&](int64_t col) {
+      fill_to(col);
+      if (keep_zeros || *next != 0.0f) entries.append(col, *next);
+      ++next;
+      ++done;
+    });
+    fill_to(record.k);
+    entries.end_row();
+  }
+  return entries;
+}
+
+// Checks mask and values against each other; returns how many weights are not 0.
+int64_t count_weights(const LinearRecord& record) {
+  const auto& values = std::get<Array<float>>(record.weight);
+  int64_t kept = 0, count = 0;
+  for (int64_t n = 0; n < record.n; ++n) for_each_kept(record, n, record.k, "weights", [&](int64_t) { ++kept; });
+  check(kept == values.size(), record.name + ": the mask keeps " + std::to_string(kept) + " weights, but there are " +
+                                   std::to_string(values.size()) + " values");
+  for (int64_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values.data[i])) fail(record.name + ": a weight is not finite");
+    count += values.data[i] != 0.0f;
+  }
+  return count;
+}
+
+}  // namespace
+
+void validate_f32(const LinearRecord& record) {
+  const auto& weight = std::get<Array<float>>(record.weight);
+  if (record.mask.data != nullptr) {
+    check(record.mask.shape == std::vector<int64_t>{record.n, (record.k + 7) / 8},
+          record.name + ": the mask has a wrong shape");
+    check(weight.shape.size() == 1, record.name + ": values must be [B]");
+  } else {
+    check(weight.shape == std::vector<int64_t>{record.n, record.k}, record.name + ": the weight has a wrong shape");
+  }
+  check(record.scale.shape.empty(), record.name + ": a float32 matrix has no scale");
+}
+
+void pack_f32(const LinearRecord& record, Isa isa, LinearPart& part) {
+  part.density = static_cast<double>(count_weights(record)) / (static_cast<double>(record.n) * record.k);
+  const bool dense = part.density > kDenseFrom;
+  const Entries entries = collect(record, dense);
+  part.kernel_f32 = dense ? &select_gemm_f32(isa) : &select_spmm_f32(isa);
+  part.weights =
+      part.kernel_f32->pack({part.n, part.k, entries.row_start.data(), entries.col.data(), entries.values.data()});
+  part.bias.assign(record.bias.data, record.bias.data + record.n);
+}
+
+}  // namespace secateur

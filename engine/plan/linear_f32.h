@@ -1,0 +1,15 @@
+// The float32 matrix of a linear step.
+#pragma once
+#include "plan/linear.h"
+
+namespace secateur {
+
+// The part of validate() that is about float32 weights: shapes, mask, no int8 quantization. Throws
+// std::invalid_argument.
+void validate_f32(const LinearRecord& record);
+
+// Chooses a kernel for a matrix that passed validate_f32() and packs it into `part`. Throws std::invalid_argument
+// where a weight is not finite or the mask does not fit the values.
+void pack_f32(const LinearRecord& record, Isa isa, LinearPart& part);
+
+}  // namespace secateur

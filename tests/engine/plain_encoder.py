@@ -1,0 +1,115 @@
+"""What a plan description means, in numpy and double precision: no fused steps, no packed weights."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+
+
+def matrix(record: Record) -> np.ndarray:
+    """The real weights [N, K] float64 of a linear step, dense."""
+    n, k = record["n"], record["k"]
+    if "values" in record:
+        values = record["values"]
+        width = 1 if values.ndim == 1 else values.shape[1]
+        keep = np.unpackbits(record["mask"], axis=1, bitorder="little", count=k // width).astype(bool)
+        weight = np.zeros((n, k // width, width))
+        weight[keep] = values.reshape(-1, width)
+        weight = weight.reshape(n, k)
+    else:
+        weight = record["weight"].astype(np.float64)
+    return weight * record["scale"][:, None] if "scale" in record else weight
+
+
+def quantize(x: np.ndarray, scale: float, zero_point: int, low: int, high: int) -> np.ndarray:
+    """Rounds to the grid of the scale and back."""
+    return (np.clip(np.rint(x / scale) + zero_point, low, high) - zero_point) * scale
+
+
+def linear(record: Record, x: np.ndarray) -> np.ndarray:
+    """An int8 linear takes its input quantized, a float32 one as it is."""
+    if "input_scale" in record:
+        x = quantize(x, record["input_scale"], record["input_zero_point"], 0, 255)
+    return np.asarray(x @ matrix(record).T + record["bias"])
+
+
+def attend(record: Record, query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Attention of one sequence, [tokens, heads * head_dim]; in int8 probabilities are whole 1/255."""
+    quantized = "query_scale" in record
+    if quantized:
+        query = quantize(query, record["query_scale"], record["query_zero_point"], 0, 255)
+        key = quantize(key, record["key_scale"], 0, -127, 127)
+        value = quantize(value, record["value_scale"], 0, -127, 127)
+    context = np.zeros_like(query)
+    width = record["head_dim"]
+    for head in range(record["num_heads"]):
+        part = slice(head * width, (head + 1) * width)
+        score = query[:, part] @ key[:, part].T / math.sqrt(width)
+        p = np.exp(score - score.max(axis=1, keepdims=True))
+        if quantized:
+            p = np.rint(255 * p)
+        context[:, part] = p @ value[:, part] / p.sum(axis=1, keepdims=True)
+    return context
+
+
+def activate(x: np.ndarray, name: str) -> np.ndarray:
+    """GELU, its tanh form, or ReLU."""
+    if name == "relu":
+        return np.maximum(x, 0)
+    if name == "gelu_new":
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
+
+
+def normalise(record: Record, x: np.ndarray, eps: float) -> np.ndarray:
+    """Layer norm over the last axis."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return np.asarray(
+        centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps) * record["gamma"] + record["beta"]
+    )
+
+
+def plain_logits(
+    description: Record, input_ids: np.ndarray, token_type_ids: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
+    """Logits [batch_size, num_labels] float64 of a ragged batch."""
+    return np.stack(
+        [
+            _encode(description, input_ids[begin:end], token_type_ids[begin:end])
+            for begin, end in itertools.pairwise(offsets)
+        ]
+    )
+
+
+def _encode(description: Record, ids: np.ndarray, types: np.ndarray) -> np.ndarray:
+    eps = description["norm_eps"]
+    embed, *steps = description["steps"]
+
+    def rows(table: str, row: np.ndarray) -> np.ndarray:
+        found = embed[table][row].astype(np.float64)
+        return found * embed[f"{table}_scale"][row, None] if f"{table}_scale" in embed else found
+
+    hidden = rows("word", ids) + rows("token_type", types) + rows("position", np.arange(len(ids)))
+    hidden = normalise(embed, hidden, eps)
+    seen: dict[str, np.ndarray] = {}
+    for step in steps:
+        match step["op"]:
+            case "linear":
+                source = {"attn_out": "attention", "ffn_out": "ffn_in"}.get(step["role"])
+                out = linear(step, seen[source] if source else hidden)
+                seen[step["role"]] = activate(out, step["activation"]) if "activation" in step else out
+                if step["role"] in ("attn_out", "ffn_out"):
+                    hidden = hidden + out
+            case "attention":
+                seen["attention"] = attend(step, seen["query"], seen["key"], seen["value"])
+            case "add_norm":
+                hidden = normalise(step, hidden, eps)
+            case "head":
+                pooled = np.tanh(step["pooler_weight"] @ hidden[0] + step["pooler_bias"])
+                return np.asarray(step["weight"] @ pooled + step["bias"])
+    raise AssertionError("the description has no head")
