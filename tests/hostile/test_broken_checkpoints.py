@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from damage import DENSE, LAYER, QUERY, Tensors, put, replaced, rewrite
 from tiny_checkpoint import (
+    Numbers,
     edit_config,
     tiny_config,
     tiny_tensors,
@@ -326,7 +327,9 @@ def test_misaligned_tensors_are_read_all_the_same(folder: Path) -> None:
         assert tensors[name].flags.aligned
 
 
-def test_random_damage_never_does_more_than_raise(folder: Path) -> None:
+@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
+def test_random_damage_never_does_more_than_raise(tmp_path: Path, numbers: Numbers) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "model", numbers=numbers)
     engine_module = pytest.importorskip("secateur._engine")
     assert engine_module is not None
     from secateur import Engine
