@@ -76,7 +76,9 @@ def find_int8_parts(
         quantization: What config.json announces. It says what a linear layer without a weight should have
             been, and decides on attentions and tables. None for a config that is still to be made.
     """
-    announced = quantization or QuantizationConfig.model_construct(weights="mixed", attention="mixed")
+    announced = quantization or QuantizationConfig(
+        format_version=2, weights="mixed", activations="mixed", attention="mixed"
+    )
 
     def is_int8(module: str) -> bool:
         for suffix in (names.WEIGHT_VALUES, names.WEIGHT):
@@ -155,13 +157,9 @@ def expected_tensors(shape: ModelShape, num_labels: int, parts: Int8Parts) -> di
     for layer in range(shape.num_layers):
         modules = names.linear_names(layer, shape.prefix)
         if modules.attention in parts.attention:
-            for suffix in _ATTENTION:
-                add(
-                    modules.attention,
-                    suffix,
-                    "uint8" if suffix == names.QUERY_ZERO_POINT else "float32",
-                    (1,),
-                )
+            add(modules.attention, names.QUERY_ZERO_POINT, "uint8", (1,))
+            for suffix in (names.QUERY_SCALE, names.KEY_SCALE, names.VALUE_SCALE):
+                add(modules.attention, suffix, "float32", (1,))
         for norm in (modules.attn_norm, modules.ffn_norm):
             add(norm, names.WEIGHT, "float32", hidden)
             add(norm, names.BIAS, "float32", hidden)
