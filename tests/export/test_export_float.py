@@ -110,21 +110,25 @@ def test_engine_agrees_with_a_float_model(
     folder = export_checkpoint(model, tiny_fast_tokenizer(), tmp_path / "out")
     logits = Engine.from_pretrained(folder)(SEQUENCES)
     with_true_gelu = torch_logits(model)
-    # Logits of this size (deviation 1.6) are off by 1e-5 in PyTorch's own float32, told by float64.
+    # PyTorch in float64 shows that its own float32 is off by 1e-5 here; the engine came within 1.2e-5 of it.
     expected = torch_logits(with_the_engines_gelu(model, activation))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=5e-5)
-    np.testing.assert_allclose(logits, with_true_gelu, rtol=0, atol=5e-5 if activation == "relu" else 1e-2)
+    np.testing.assert_allclose(logits, with_true_gelu, rtol=0, atol=5e-5 if activation == "relu" else 2e-3)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("sparsity", [None, 0.7])
 def test_engine_agrees_with_a_mixed_model(tmp_path: Path, sparsity: float | None, activation: str) -> None:
-    """Float32 sums in another order round a few values to the next integer; those move all that follows."""
+    """Float32 sums in another order round a few values to the next integer, which moves what follows.
+
+    Such a row differs by up to 3 % of the logits' deviation; most rows have none and differ by 3e-7.
+    """
     model = mixed(sparsity=sparsity, hidden_act=activation, hidden_size=64, num_hidden_layers=4)
     folder = export_checkpoint(model, tiny_fast_tokenizer(), tmp_path / "out")
     expected = torch_logits(model)
     difference = np.abs(Engine.from_pretrained(folder)(SEQUENCES) - expected)
-    assert difference.mean() < 0.01 * expected.std()
+    assert difference.mean() < 0.002 * expected.std()
+    assert np.median(difference) < 1e-5
 
 
 def test_every_part_may_be_float_alone(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_float_logits_are_those_of_the_numeric_law(
     if activation == "relu":  # nothing but the order of float32 sums
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
     else:  # GELU is approximated to 2e-4
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -77,7 +77,7 @@ def test_mixed_logits_are_those_of_the_numeric_law(
     logits = Engine.from_pretrained(folder, num_threads=2, isa=isa)(sequences)
     expected = reference_logits(read_checkpoint(folder), sequences)
     found = agreement(expected, logits)
-    assert found["mean_difference"] < (2e-3 if activation == "relu" else 5e-3)
+    assert found["mean_difference"] < (1e-3 if activation == "relu" else 5e-3)
     assert found["worst_margin"] < 0.02
 
 
@@ -91,6 +91,8 @@ def test_mixed_logits_are_those_of_the_numeric_law(
 )
 @pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
 def test_other_sizes_run(tmp_path: Path, changes: dict[str, Any], numbers: Numbers) -> None:
+    if numbers == "mixed":
+        changes = {**changes, "num_hidden_layers": 3}
     folder = write_tiny_checkpoint(tmp_path / "model", hidden_act="relu", numbers=numbers, **changes)
     sequences = _sequences(20)
     expected = reference_logits(read_checkpoint(folder), sequences)
