@@ -1,7 +1,8 @@
 """The numeric law of docs/format.md as a model, one sequence at a time, in plain numpy.
 
 It reads a checkpoint and shares nothing with the engine but the file: the definition that the C++ engine is
-tested against. Where the engine approximates (GELU and exp by polynomials), this file is exact.
+tested against. Where the engine approximates (GELU and exp by polynomials) or chooses an order (float32
+sums), this file is exact and rounds once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from secateur.affine import quantize
-from secateur.checkpoint import Checkpoint, decode_weight, embedding_names, head_names, linear_names
+from secateur.checkpoint import (
+    Checkpoint,
+    decode_float_weight,
+    decode_weight,
+    embedding_names,
+    head_names,
+    linear_names,
+)
 from secateur.checkpoint.names import LayerNames
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -51,6 +59,9 @@ class _Model:
     def get(self, module: str, suffix: str) -> np.ndarray:
         return np.asarray(self.tensors[f"{module}.{suffix}"])
 
+    def has(self, module: str, suffix: str) -> bool:
+        return f"{module}.{suffix}" in self.tensors
+
     def logits(self, ids: Sequence[int], types: Sequence[int]) -> np.ndarray:
         x = self.embed(ids, types)
         for layer in range(self.shape.num_layers):
@@ -66,6 +77,8 @@ class _Model:
         names = embedding_names(self.shape.prefix)
 
         def rows(module: str, index: Sequence[int]) -> np.ndarray:
+            if not self.has(module, "weight_scale"):
+                return self.get(module, "weight")[index]
             scale = self.get(module, "weight_scale")[index]
             return scale[:, None] * self.get(module, "weight")[index].astype(np.float32)
 
@@ -84,8 +97,11 @@ class _Model:
         belonging = {
             suffix: self.get(module, suffix)
             for suffix in ("weight", "weight_values", "weight_mask")
-            if f"{module}.{suffix}" in self.tensors
+            if self.has(module, suffix)
         }
+        if not self.has(module, "weight_scale"):
+            exact = decode_float_weight(belonging, x.shape[1])[0].astype(np.float64)
+            return (x @ exact.T).astype(np.float32) + self.get(module, "bias")
         weight = decode_weight(belonging, x.shape[1])[0].astype(np.int32)
         zero_point = np.int32(self.get(module, "input_zero_point")[0])
         x_q = quantize(x, self.get(module, "input_scale")[0], zero_point, 0, 255)
@@ -95,6 +111,9 @@ class _Model:
         return fma(acc.astype(np.float32), scale, bias)
 
     def attention(self, names: LayerNames, x: np.ndarray) -> np.ndarray:
+        if not self.has(names.attention, "query_scale"):
+            return self.float_attention(names, x)
+
         def number(suffix: str) -> np.float32:
             return np.float32(self.get(names.attention, suffix)[0])
 
@@ -104,14 +123,28 @@ class _Model:
         value = quantize(self.linear(names.value, x), number("value_scale"), 0, -127, 127)
         exponent = float(number("query_scale")) * float(number("key_scale")) / math.sqrt(self.shape.head_dim)
         heads = []
-        for start in range(0, self.shape.hidden_size, self.shape.head_dim):
-            part = slice(start, start + self.shape.head_dim)
+        for part in self.heads():
             scores = query[:, part] @ key[:, part].T
             distance = scores - scores.max(axis=1, keepdims=True)
             p = np.rint(255 * np.exp(distance * exponent)).astype(np.int32)
             mixed = (p @ value[:, part]).astype(np.float32)
             heads.append(mixed * (number("value_scale") / p.sum(axis=1, keepdims=True).astype(np.float32)))
         return np.concatenate(heads, axis=1)
+
+    def float_attention(self, names: LayerNames, x: np.ndarray) -> np.ndarray:
+        query, key, value = (
+            self.linear(module, x).astype(np.float64) for module in (names.query, names.key, names.value)
+        )
+        heads = []
+        for part in self.heads():
+            scores = query[:, part] @ key[:, part].T
+            p = np.exp((scores - scores.max(axis=1, keepdims=True)) / math.sqrt(self.shape.head_dim))
+            heads.append(p @ value[:, part] / p.sum(axis=1, keepdims=True))
+        return np.concatenate(heads, axis=1).astype(np.float32)
+
+    def heads(self) -> list[slice]:
+        width = self.shape.head_dim
+        return [slice(start, start + width) for start in range(0, self.shape.hidden_size, width)]
 
     def activation(self, x: np.ndarray) -> np.ndarray:
         wide = x.astype(np.float64)

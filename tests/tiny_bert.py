@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_checkpoint import tiny_tokenizer
+from tiny_checkpoint import int8_parts, tiny_tokenizer
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from secateur.checkpoint import linear_names
+from secateur.modeling import find_blocks
+from secateur.quantization import QuantizedParts
 from secateur.sparsity import MagnitudePruner, Pattern
 
 MAX_TOKENS = 24
@@ -20,12 +23,15 @@ MAX_TOKENS = 24
 torch.set_num_threads(1)
 
 
-def tiny_bert(seed: int = 0, sparsity: float | None = None, **changes: Any) -> BertForSequenceClassification:
+def tiny_bert(
+    seed: int = 0, sparsity: float | None = None, pattern: str = "block4", **changes: Any
+) -> BertForSequenceClassification:
     """Returns a two-layer BERT in eval mode, with weights large enough that its layers matter.
 
     Args:
         seed: Of the weights.
-        sparsity: Masks in the block4 pattern with this fraction of zeros; None attaches no masks.
+        sparsity: Masks with this fraction of zeros; None attaches no masks.
+        pattern: Of the masks.
         **changes: Go into the config.
     """
     torch.manual_seed(seed)
@@ -41,10 +47,18 @@ def tiny_bert(seed: int = 0, sparsity: float | None = None, **changes: Any) -> B
     }
     model = BertForSequenceClassification(BertConfig(**{**sizes, **changes})).eval()
     if sparsity is not None:
-        pruner = MagnitudePruner(Pattern.parse("block4"))
+        pruner = MagnitudePruner(Pattern.parse(pattern))
         pruner.attach_(model)
         pruner.step_(sparsity)
     return model
+
+
+def mixed_parts(model: BertForSequenceClassification) -> QuantizedParts:
+    """Returns parts as those of `tiny_checkpoint.int8_parts("mixed")`: every one that can be is in there."""
+    blocks = find_blocks(model)
+    parts = int8_parts("mixed", len(blocks))
+    attention = [index for index, _ in enumerate(blocks) if linear_names(index).attention in parts.attention]
+    return QuantizedParts(parts.linears, attention, parts.embeddings)
 
 
 def random_sequences(count: int, seed: int = 0, vocab_size: int = 50) -> list[list[int]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from secateur.affine import symmetric_scale
 from secateur.checkpoint import (
+    Int8Parts,
     embedding_names,
+    encode_float_weight,
     encode_weight,
     head_names,
     linear_names,
@@ -29,8 +31,61 @@ WORDS = [
     *["book", "me", "a", "table", "for", "two", "tonight", "what", "is", "the", "time"],
 ]
 
+Numbers = Literal["int8", "float32", "mixed"]
 
-def tiny_config(**changes: Any) -> dict[str, Any]:
+QUANTIZATION: dict[Numbers, dict[str, Any]] = {
+    "int8": {
+        "quant_method": "secateur",
+        "format_version": 1,
+        "pattern": "block4",
+        "sparsity": 0.5,
+        "weights": "s8_per_row",
+        "activations": "u8_static",
+        "embeddings": "s8_per_row",
+        "attention": "int8",
+    },
+    "float32": {
+        "quant_method": "secateur",
+        "format_version": 2,
+        "pattern": "unstructured",
+        "sparsity": 0.5,
+        "weights": "f32",
+        "activations": "f32",
+        "embeddings": "f32",
+        "attention": "f32",
+    },
+    "mixed": {
+        "quant_method": "secateur",
+        "format_version": 2,
+        "pattern": "unstructured",
+        "sparsity": 0.5,
+        "weights": "mixed",
+        "activations": "mixed",
+        "embeddings": "s8_per_row",
+        "attention": "mixed",
+    },
+}
+
+
+def int8_parts(numbers: Numbers, num_layers: int = 2) -> Int8Parts:
+    """Returns what is int8 in a tiny checkpoint.
+
+    In a mixed one, layers with an even number have a float query and ffn_out and attend in int8, the others
+    have a float attn_out and ffn_in and attend in float32.
+    """
+    kept = {
+        "int8": [("query", "key", "value", "attn_out", "ffn_in", "ffn_out")] * 2,
+        "float32": [(), ()],
+        "mixed": [("key", "value", "attn_out", "ffn_in"), ("query", "key", "value", "ffn_out")],
+    }[numbers]
+    names = [linear_names(layer) for layer in range(num_layers)]
+    linears = {name.linears[role] for layer, name in enumerate(names) for role in kept[layer % 2]}
+    attends = {"int8": (True, True), "float32": (False, False), "mixed": (True, False)}[numbers]
+    attention = {name.attention for layer, name in enumerate(names) if attends[layer % 2]}
+    return Int8Parts(frozenset(linears), frozenset(attention), numbers != "float32")
+
+
+def tiny_config(numbers: Numbers = "int8", **changes: Any) -> dict[str, Any]:
     """Returns the config.json of a two-layer BERT with hidden size 32; `changes` go on top."""
     config: dict[str, Any] = {
         "architectures": ["BertForSequenceClassification"],
@@ -46,31 +101,27 @@ def tiny_config(**changes: Any) -> dict[str, Any]:
         "layer_norm_eps": 1e-12,
         "id2label": {"0": "alarm", "1": "table", "2": "time"},
         "label2id": {"alarm": 0, "table": 1, "time": 2},
-        "quantization_config": {
-            "quant_method": "secateur",
-            "format_version": 1,
-            "pattern": "block4",
-            "sparsity": 0.5,
-            "weights": "s8_per_row",
-            "activations": "u8_static",
-            "embeddings": "s8_per_row",
-            "attention": "int8",
-        },
+        "quantization_config": dict(QUANTIZATION[numbers]),
     }
     return {**config, **changes}
 
 
-def tiny_tensors(config: dict[str, Any], seed: int = 0, density: float | None = 0.5) -> dict[str, np.ndarray]:
+def tiny_tensors(
+    config: dict[str, Any], seed: int = 0, density: float | None = 0.5, numbers: Numbers = "int8"
+) -> dict[str, np.ndarray]:
     """Returns every tensor of a checkpoint, random but of natural size.
 
     Args:
         config: A config.json.
         seed: Of the random numbers.
-        density: Share of blocks kept in every linear weight; None stores all of them dense.
+        density: Share of blocks (of weights, where they are float32) kept in every linear weight; None
+            stores all of them dense.
+        numbers: See `int8_parts`.
     """
     random = np.random.default_rng(seed)
     shape = parse_shape(config, "tiny")
     num_labels = len(parse_labels(config, "tiny"))
+    int8 = int8_parts(numbers, shape.num_layers)
     hidden = shape.hidden_size
     tensors: dict[str, np.ndarray] = {}
 
@@ -85,6 +136,9 @@ def tiny_tensors(config: dict[str, Any], seed: int = 0, density: float | None = 
     rows = (shape.vocab_size, shape.max_positions, shape.num_token_types)
     for module, count in zip(embeddings.tables.values(), rows, strict=True):
         table = normal(count, hidden, std=0.5)
+        if not int8.embeddings:
+            put(module, weight=table)
+            continue
         scale = symmetric_scale(np.abs(table).max(axis=1))
         put(module, **encode_weight(table, None, scale), weight_scale=scale)
     put(embeddings.norm, weight=normal(1, hidden, std=0.1, mean=1), bias=normal(1, hidden, std=0.1))
@@ -92,9 +146,13 @@ def tiny_tensors(config: dict[str, Any], seed: int = 0, density: float | None = 
     for role, module, out_features, in_features in expected_linears(shape):
         weight = normal(out_features, in_features, std=1.5 / np.sqrt(in_features))
         mask = None
+        block = 4 if module in int8.linears else 1
         if density is not None:
-            blocks = random.random((out_features, in_features // 4)) < density
-            mask = np.repeat(blocks, 4, axis=1)
+            blocks = random.random((out_features, in_features // block)) < density
+            mask = np.repeat(blocks, block, axis=1)
+        if module not in int8.linears:
+            put(module, **encode_float_weight(weight, mask), bias=normal(out_features, std=0.3))
+            continue
         scale = symmetric_scale(np.abs(weight).max(axis=1))
         put(module, **encode_weight(weight, mask, scale), weight_scale=scale)
         spread = {"attn_out": 2.0, "ffn_out": 3.0}.get(role, 8.0)
@@ -103,8 +161,9 @@ def tiny_tensors(config: dict[str, Any], seed: int = 0, density: float | None = 
         put(module, input_zero_point=np.uint8([low / spread * 255]))
     for layer in range(shape.num_layers):
         modules = linear_names(layer, shape.prefix)
-        put(modules.attention, query_scale=np.float32([0.03]), query_zero_point=np.uint8([131]))
-        put(modules.attention, key_scale=np.float32([0.04]), value_scale=np.float32([0.035]))
+        if modules.attention in int8.attention:
+            put(modules.attention, query_scale=np.float32([0.03]), query_zero_point=np.uint8([131]))
+            put(modules.attention, key_scale=np.float32([0.04]), value_scale=np.float32([0.035]))
         for norm in (modules.attn_norm, modules.ffn_norm):
             put(norm, weight=normal(hidden, std=0.1, mean=1), bias=normal(hidden, std=0.1))
 
@@ -135,10 +194,16 @@ def tiny_tokenizer() -> bytes:
     return tokenizer.to_str().encode()
 
 
-def write_tiny_checkpoint(folder: Path, seed: int = 0, density: float | None = 0.5, **changes: Any) -> Path:
+def write_tiny_checkpoint(
+    folder: Path,
+    seed: int = 0,
+    density: float | None = 0.5,
+    numbers: Numbers = "int8",
+    **changes: Any,
+) -> Path:
     """Writes a tiny checkpoint with tokenizer; `changes` go into config.json."""
-    config = tiny_config(**changes)
-    tensors = tiny_tensors(config, seed, density)
+    config = tiny_config(numbers, **changes)
+    tensors = tiny_tensors(config, seed, density, numbers)
     return write_checkpoint(
         folder, config, tensors, {"tokenizer.json": tiny_tokenizer()}, metrics={"seed": seed}
     )

@@ -1,8 +1,9 @@
 """Opens Secateur checkpoints with transformers: `import secateur.hf`, then `from_pretrained` as ever.
 
-The result is an ordinary float model with masks and fake quantizers attached. It computes what the engine
-computes, can be trained on, saved by a Trainer, and exported again. Without this import transformers refuses
-the checkpoint, because one norm in it has a shape that no model has.
+The result is an ordinary float model with masks attached, and fake quantizers where the checkpoint is int8.
+It computes what the engine computes, can be trained on, saved by a Trainer, and exported again. (A model that
+is float32 throughout runs PyTorch's own functions: the engine's GELU differs from them by up to 1.4e-4.)
+Without this import transformers refuses the checkpoint, because one norm in it has a shape that no model has.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from secateur.affine import S8_MAX, symmetric_scale
 from secateur.checkpoint import (
     QUANT_METHOD,
     Checkpoint,
+    Int8Parts,
+    decode_float_weight,
     decode_weight,
     embedding_names,
+    find_int8_parts,
     linear_names,
     read_checkpoint,
     tensor_name,
@@ -35,6 +39,7 @@ from secateur.checkpoint.folder import TENSOR_FILE
 from secateur.errors import CheckpointError, UnsupportedError
 from secateur.modeling.structure import Projection, find_blocks
 from secateur.quantization.qat import (
+    QuantizedParts,
     attach_quantizers_,
     attention_quantizer,
     find_embeddings,
@@ -52,7 +57,8 @@ def load_compressed(folder: str | os.PathLike[str]) -> nn.Module:
         folder: A checkpoint folder.
 
     Returns:
-        The model in eval mode, with masks and quantizers attached and ranges frozen.
+        The model in eval mode, with masks attached; quantizers, their ranges frozen, stand where the
+        checkpoint is int8.
 
     Raises:
         CheckpointError: If the folder is not a sound checkpoint.
@@ -135,9 +141,11 @@ class SecateurQuantizer(HfQuantizer):  # type: ignore[misc]
             module, suffix = _home(model, checkpoint, name)
             if module is not None:
                 module._buffers.pop(suffix, None)
-        _restore_weights_(model, checkpoint)
-        attach_quantizers_(model)
-        _restore_ranges_(model, checkpoint)
+        parts = find_int8_parts(checkpoint.tensors, checkpoint.shape, checkpoint.quantization)
+        _restore_weights_(model, checkpoint, parts)
+        if parts.linears or parts.attention or parts.embeddings:
+            attach_quantizers_(model, parts=_in_model(parts, model, checkpoint))
+        _restore_ranges_(model, checkpoint, parts)
         _forget_quantizer_(model)
         return model
 
@@ -186,11 +194,22 @@ def _check_complete(model: nn.Module, checkpoint: Checkpoint) -> None:
         )
 
 
-def _restore_weights_(model: nn.Module, checkpoint: Checkpoint) -> None:
+def _in_model(parts: Int8Parts, model: nn.Module, checkpoint: Checkpoint) -> QuantizedParts:
+    """Translates the checkpoint's names into those of a model, which may lack the task head."""
+    linears, attention = [], []
+    for index, block in enumerate(find_blocks(model)):
+        names = linear_names(index, checkpoint.shape.prefix)
+        stored = zip(names.linears.values(), block.projections(), strict=True)
+        linears += [projection.name for name, projection in stored if name in parts.linears]
+        attention += [index] if names.attention in parts.attention else []
+    return QuantizedParts(linears, attention, parts.embeddings)
+
+
+def _restore_weights_(model: nn.Module, checkpoint: Checkpoint, parts: Int8Parts) -> None:
     device = next(model.parameters()).device
     tensors = checkpoint.tensors
     embeddings = embedding_names(checkpoint.shape.prefix)
-    for kind, table in find_embeddings(model).items():
+    for kind, table in find_embeddings(model).items() if parts.embeddings else ():
         name = embeddings.tables[kind]
         scale = tensors[tensor_name(name, keys.WEIGHT_SCALE)]
         weight = _float_weight(name, tensors[tensor_name(name, keys.WEIGHT)], scale)
@@ -203,17 +222,23 @@ def _restore_weights_(model: nn.Module, checkpoint: Checkpoint) -> None:
     for index, block in enumerate(find_blocks(model)):
         names = linear_names(index, checkpoint.shape.prefix).linears.values()
         for name, projection in zip(names, block.projections(), strict=True):
-            _restore_linear_(projection, name, tensors, device)
+            _restore_linear_(projection, name, checkpoint, parts, device)
 
 
 def _restore_linear_(
-    projection: Projection, name: str, tensors: dict[str, NDArray[Any]], device: torch.device
+    projection: Projection, name: str, checkpoint: Checkpoint, parts: Int8Parts, device: torch.device
 ) -> None:
+    tensors = checkpoint.tensors
     suffixes = (keys.WEIGHT, keys.WEIGHT_VALUES, keys.WEIGHT_MASK)
     stored = {suffix: tensors[key] for suffix in suffixes if (key := tensor_name(name, suffix)) in tensors}
     linear = projection.linear
-    q, mask = decode_weight(stored, projection.in_features)
-    weight = _float_weight(name, q, tensors[tensor_name(name, keys.WEIGHT_SCALE)])
+    if name in parts.linears:
+        q, mask = decode_weight(stored, projection.in_features)
+        weight = _float_weight(name, q, tensors[tensor_name(name, keys.WEIGHT_SCALE)])
+    elif keys.WEIGHT in stored:
+        return  # transformers has loaded it
+    else:
+        weight, mask = decode_float_weight(stored, projection.in_features)
     linear.weight = nn.Parameter(torch.from_numpy(weight).to(device))
     if mask is not None:
         attach_mask_(linear, torch.from_numpy(mask).to(device))
@@ -254,7 +279,7 @@ def _float_weight(name: str, q: NDArray[np.int8], scale: NDArray[np.float32]) ->
     return weight
 
 
-def _restore_ranges_(model: nn.Module, checkpoint: Checkpoint) -> None:
+def _restore_ranges_(model: nn.Module, checkpoint: Checkpoint, parts: Int8Parts) -> None:
     tensors = checkpoint.tensors
 
     def value(module: str, suffix: str) -> Any:
@@ -263,9 +288,13 @@ def _restore_ranges_(model: nn.Module, checkpoint: Checkpoint) -> None:
     for index, block in enumerate(find_blocks(model)):
         names = linear_names(index, checkpoint.shape.prefix)
         for name, projection in zip(names.linears.values(), block.projections(), strict=True):
+            if name not in parts.linears:
+                continue
             quantizer = input_quantizer(projection)
             assert quantizer is not None
             quantizer.set_qparams_(value(name, keys.INPUT_SCALE), value(name, keys.INPUT_ZERO_POINT))
+        if names.attention not in parts.attention:
+            continue
         attention = attention_quantizer(model, block)
         assert attention is not None
         zero_point = value(names.attention, keys.QUERY_ZERO_POINT)

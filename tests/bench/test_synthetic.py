@@ -28,8 +28,27 @@ def test_a_sparse_checkpoint_keeps_the_blocks_it_should(tmp_path: Path, pattern:
         assert unpack_mask(rows, inputs // 4).mean() == pytest.approx(density, abs=0.03)
 
 
-def test_a_dense_checkpoint_has_no_masks(tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(write_synthetic(tmp_path / "model", "tiny", pattern="dense"))
+@pytest.mark.parametrize(("pattern", "stored"), [("block4", 4), ("unstructured", 1)])
+def test_a_float_checkpoint_keeps_the_weights_it_should(tmp_path: Path, pattern: str, stored: int) -> None:
+    folder = write_synthetic(tmp_path / "model", "tiny", pattern=pattern, sparsity=0.8, quantized=False)
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.quantization.numbers == "float32"
+    assert checkpoint.quantization.pattern == "unstructured"
+    assert checkpoint.quantization.sparsity == 0.8
+    for module in linear_names(1, "bert").linears.values():
+        mask = checkpoint.tensors[tensor_name(module, "weight_mask")]
+        inputs = 256 if module.endswith("layer.1.output.dense") else 64
+        kept = unpack_mask(mask, inputs)
+        assert kept.mean() == pytest.approx(0.2, abs=0.001)
+        groups = kept.reshape(len(kept), -1, stored)
+        assert (groups.all(axis=2) == groups.any(axis=2)).all()
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_a_dense_checkpoint_has_no_masks(tmp_path: Path, quantized: bool) -> None:
+    folder = write_synthetic(tmp_path / "model", "tiny", pattern="dense", quantized=quantized)
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.quantization.numbers == ("int8" if quantized else "float32")
     assert checkpoint.quantization.pattern == "dense"
     assert checkpoint.quantization.sparsity == 0
     assert not [name for name in checkpoint.tensors if name.endswith("weight_mask")]

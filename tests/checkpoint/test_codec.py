@@ -6,7 +6,9 @@ import pytest
 from secateur.affine import dequantize, fake_quantize, symmetric_scale
 from secateur.checkpoint.codec import (
     count_mask_bits,
+    decode_float_weight,
     decode_weight,
+    encode_float_weight,
     encode_weight,
     mask_row_bytes,
     pack_mask,
@@ -102,6 +104,48 @@ def test_the_bytes_on_disk_do_not_change() -> None:
     ]
 
 
+@pytest.mark.parametrize("columns", [1, 7, 8, 9, 30, 96])
+@pytest.mark.parametrize("density", [0.0, 0.2, 0.6, 1.0])
+def test_decoding_a_float_weight_gives_it_back(columns: int, density: float) -> None:
+    weight, _ = _weight(7, columns)
+    mask = np.random.default_rng(1).random(weight.shape) < density
+    tensors = encode_float_weight(weight, mask)
+    decoded, decoded_mask = decode_float_weight(tensors, columns)
+    np.testing.assert_array_equal(decoded, np.where(mask, weight, 0))
+    assert decoded.dtype == np.float32
+    if decoded_mask is None:
+        assert 4 * mask.sum() + 7 * -(-columns // 8) >= weight.nbytes
+    else:
+        np.testing.assert_array_equal(decoded_mask, mask)
+        assert sum(tensor.nbytes for tensor in tensors.values()) < weight.nbytes
+
+
+def test_a_kept_float_zero_is_kept_and_its_sign_with_it() -> None:
+    weight = np.float32([[0.0, -0.0, 3.0, 0.0]])
+    tensors = encode_float_weight(weight, np.array([[True, True, False, False]]))
+    assert tensors["weight_values"].tobytes() == np.float32([0.0, -0.0]).tobytes()
+    _, mask = decode_float_weight(tensors, 4)
+    assert mask is not None
+    assert mask.tolist() == [[True, True, False, False]]
+
+
+def test_the_bytes_of_version_2_do_not_change() -> None:
+    """Float32, spelled out: a bit a weight, least significant first, kept weights in row-major order."""
+    weight = (np.arange(2 * 10, dtype=np.float32).reshape(2, 10) - 10) / 4
+    mask = np.zeros((2, 10), bool)
+    mask[0, 0] = mask[0, 8] = mask[0, 9] = mask[1, 3] = True
+    tensors = encode_float_weight(weight, mask)
+    assert list(tensors) == ["weight_values", "weight_mask"]
+    assert tensors["weight_mask"].dtype == np.uint8
+    assert tensors["weight_mask"].tolist() == [[0b00000001, 0b00000011], [0b00001000, 0]]
+    values = tensors["weight_values"]
+    assert values.shape == (4,)
+    assert values.tobytes().hex(" ", 4) == "000020c0 000000bf 000080be 0000403f"
+    dense = encode_float_weight(weight, None)
+    assert list(dense) == ["weight"]
+    assert dense["weight"][0].tobytes()[:8].hex(" ", 4) == "000020c0 000010c0"
+
+
 def test_contradictions_are_refused() -> None:
     weight, scale = _weight(4, 32)
     tensors = encode_weight(weight, _blocks(4, 32, 0.3), scale)
@@ -113,3 +157,12 @@ def test_contradictions_are_refused() -> None:
         decode_weight({"weight_mask": tensors["weight_mask"]}, 32)
     with pytest.raises(CheckpointError, match=r"must be \[N, 16\]"):
         decode_weight(encode_weight(weight, None, scale), 16)
+    with pytest.raises(CheckpointError, match="must be float32, but this one is int8"):
+        decode_float_weight(tensors, 32)
+    pruned = encode_float_weight(weight, _blocks(4, 32, 0.3))
+    with pytest.raises(CheckpointError, match="must be int8, but this one is float32"):
+        decode_weight(pruned, 32)
+    with pytest.raises(CheckpointError, match=r"mask keeps .* weights"):
+        decode_float_weight({**pruned, "weight_values": pruned["weight_values"][1:]}, 32)
+    with pytest.raises(CheckpointError, match="bytes a row"):
+        decode_float_weight(pruned, 41)

@@ -8,16 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-from tiny_checkpoint import edit_config, tiny_config, tiny_tensors, tiny_tokenizer, write_tiny_checkpoint
+from tiny_checkpoint import (
+    Numbers,
+    edit_config,
+    tiny_config,
+    tiny_tensors,
+    tiny_tokenizer,
+    write_tiny_checkpoint,
+)
 
 from secateur.checkpoint import check_target, read_checkpoint, replacement, write_checkpoint
 from secateur.errors import CheckpointError
 
 
+@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
 @pytest.mark.parametrize("density", [0.0, 0.5, None])
-def test_what_was_written_is_read(tmp_path: Path, density: float | None) -> None:
-    config = tiny_config()
-    tensors = tiny_tensors(config, density=density)
+def test_what_was_written_is_read(tmp_path: Path, density: float | None, numbers: Numbers) -> None:
+    config = tiny_config(numbers)
+    tensors = tiny_tensors(config, density=density, numbers=numbers)
     folder = write_checkpoint(
         tmp_path / "deep" / "model",
         config,
@@ -40,6 +48,7 @@ def test_what_was_written_is_read(tmp_path: Path, density: float | None) -> None
     assert checkpoint.config == config
     assert checkpoint.labels == ["alarm", "table", "time"]
     assert checkpoint.quantization.sparsity == 0.5
+    assert checkpoint.quantization.numbers == numbers
     assert checkpoint.tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(checkpoint.tensors[name], tensor)

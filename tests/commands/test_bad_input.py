@@ -181,7 +181,6 @@ def test_a_sequence_longer_than_the_models_positions(refused: Run, checkpoint: P
     ("arguments", "said"),
     [
         ((), "Give either the folder of a checkpoint or --synthetic"),
-        (("--synthetic", "minilm-l6"), "add --quantized"),
         (("--synthetic", "gpt", "--quantized"), "no synthetic model 'gpt'"),
         (("--synthetic", "minilm-l6", "--quantized", "--sparsity", "80"), "sparsity is 80"),
         (("--synthetic", "minilm-l6", "--quantized", "--pattern", "stripes"), "no pattern 'stripes'"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Run
+from tiny_checkpoint import Numbers, write_tiny_checkpoint
 
 import secateur
 from secateur import cli
@@ -91,13 +92,60 @@ def test_benchmark_of_a_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -
     assert any(step["ms"] > 0 for step in figures["steps"])
 
 
-def test_benchmark_of_random_weights(run: Run) -> None:
-    arguments = ("--synthetic", "minilm-l6", "--quantized", "--layers", 1, "--pattern", "unstructured")
+@pytest.mark.parametrize("pattern", ["unstructured", "block4", "dense"])
+@pytest.mark.parametrize("quantized", [True, False])
+def test_benchmark_of_random_weights(run: Run, pattern: str, quantized: bool) -> None:
+    arguments = ["--synthetic", "minilm-l6", "--layers", 1, "--pattern", pattern, "--sparsity", 0.9]
+    arguments += ["--quantized"] if quantized else []
     done = run("benchmark", *arguments, "--seq-len", 8, "--seconds", 0, "--json", "-")
     assert done.status == 0, done.err
     figures = json.loads(done.out)
     assert figures["model"]["name"] == "minilm-l6"
-    assert figures["size_mb"] > 10
+    tables = (30522 + 512 + 2) * 384 / 1e6  # MB where they are int8
+    assert tables < figures["size_mb"] - (0 if quantized else 3 * tables) < 1.7 * tables + 4
+
+
+FLOAT_RECIPE = """
+name: float
+training: {epochs: 1, learning_rate: 1.0e-3, batch_size: 16}
+stages:
+  - {type: distillation}
+  - {type: pruning, sparsity: 0.8, pattern: unstructured, start_epoch: 0, end_epoch: 0.5}
+"""
+
+
+def test_a_recipe_without_quantization_gives_a_float_model_that_runs(
+    run: Run, classifier: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe, out = tmp_path / "float.yaml", tmp_path / "compressed"
+    recipe.write_text(FLOAT_RECIPE)
+    done = run("compress", "--model", classifier, "--data", data, "--recipe", recipe, "--out", out)
+    assert done.status == 0, done.err
+    scores = {}
+    for engine in ("secateur", "pytorch"):
+        scored = run("evaluate", out, "--data", data, "--engine", engine, "--json", "-")
+        assert scored.status == 0, scored.err
+        scores[engine] = json.loads(scored.out)["accuracy"]
+    assert scores["secateur"] == scores["pytorch"]
+    predicted = run("predict", out, "a table for two")
+    assert predicted.status == 0, predicted.err
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ("int8", "int8, block4, 50.0%"),
+        ("float32", "float32, unstructured, 50.0%"),
+        (
+            "mixed",
+            "mixed (int8: 8 of 12 matrices, 1 of 2 attentions; embeddings int8), unstructured, 50.0%",
+        ),
+    ],
+)
+def test_inspect_says_what_a_checkpoint_is(run: Run, tmp_path: Path, numbers: Numbers, said: str) -> None:
+    done = run("inspect", write_tiny_checkpoint(tmp_path / "model", numbers=numbers))
+    assert done.status == 0, done.err
+    assert said in " ".join(done.out.split())
 
 
 def test_inspect_tells_embeddings_from_the_encoder(run: Run, checkpoint: Path) -> None:
@@ -116,6 +164,7 @@ def test_doctor_describes_the_machine(run: Run) -> None:
     done = run("doctor")
     assert done.status == 0, done.err
     assert "reference" in done.out
+    assert "int8, float32 and mixed; format 1 and 2" in done.out
     found = json.loads(run("doctor", "--json", "-").out)
     assert found["engine"]["isa"] in found["machine"]["isas"]
     assert found["engine"]["threads"] >= 1

@@ -138,8 +138,6 @@ def test_a_checkpoint_is_replaced_and_foreign_files_are_not(tmp_path: Path) -> N
 def test_a_model_that_is_not_ready_names_everything(tmp_path: Path) -> None:
     tokenizer = tiny_fast_tokenizer()
     model = tiny_bert()
-    with pytest.raises(StructureError, match=r"layer\.1\.output\.dense has no quantizer"):
-        export_checkpoint(model, tokenizer, tmp_path / "out")
     attach_quantizers_(model)
     with pytest.raises(StructureError, match="never observed"):
         export_checkpoint(model, tokenizer, tmp_path / "out")

@@ -10,41 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from tiny_checkpoint import edit_config, tiny_config, tiny_tensors, write_tiny_checkpoint
+from damage import DENSE, LAYER, QUERY, Tensors, put, replaced, rewrite
+from tiny_checkpoint import (
+    Numbers,
+    edit_config,
+    tiny_config,
+    tiny_tensors,
+    write_tiny_checkpoint,
+)
 
 from secateur.checkpoint import read_checkpoint
 from secateur.errors import CheckpointError, SecateurError, UnsupportedError
-
-Tensors = dict[str, np.ndarray]
-
-LAYER = "bert.encoder.layer.0"
-QUERY = f"{LAYER}.attention.self.query"
-DENSE = "bert.encoder.layer.1.output.dense"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_tiny_checkpoint(tmp_path / "model")
-
-
-def _rewrite(folder: Path, change: Callable[[Tensors], Any]) -> None:
-    """Changes the tensors behind the back of `write_checkpoint`, which would refuse."""
-    tensors = tiny_tensors(tiny_config())
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
-def _set(name: str, index: Any, value: float) -> Callable[[Tensors], None]:
-    def change(tensors: Tensors) -> None:
-        tensors[name] = tensors[name].copy()
-        tensors[name][index] = value
-
-    return change
-
-
-def _replace(name: str, make: Callable[[np.ndarray], np.ndarray]) -> Callable[[Tensors], None]:
-    return lambda tensors: tensors.update({name: np.ascontiguousarray(make(tensors[name]))})
 
 
 def _fill_mask_padding(tensors: Tensors) -> None:
@@ -74,57 +55,66 @@ def _fill_mask_padding(tensors: Tensors) -> None:
             f"{QUERY} has both a dense and a sparse weight",
         ),
         (
-            _replace("classifier.weight", lambda w: w[:, :-1]),
+            replaced("classifier.weight", lambda w: w[:, :-1]),
             r"tensor classifier.weight must be float32 \[3, 32\], but is float32 \[3, 31\]",
         ),
         (
-            _replace("classifier.weight", lambda w: w.astype(np.int8)),
+            replaced("classifier.weight", lambda w: w.astype(np.int8)),
             r"must be float32 \[3, 32\], but is int8 \[3, 32\]",
         ),
         (
-            _replace("bert.embeddings.LayerNorm.weight", lambda w: w[0]),
+            replaced("bert.embeddings.LayerNorm.weight", lambda w: w[0]),
             r"LayerNorm.weight must be float32 \[1, 32\], but is float32 \[32\]",
         ),
         (
-            _replace("bert.embeddings.word_embeddings.weight", lambda w: w[:-1]),
+            replaced("bert.embeddings.word_embeddings.weight", lambda w: w[:-1]),
             r"word_embeddings.weight must be int8 \[50, 32\]",
         ),
-        (_replace(f"{QUERY}.weight_mask", lambda m: m[:, :0]), r"weight_mask must be uint8 \[32, 1\]"),
+        (replaced(f"{QUERY}.weight_mask", lambda m: m[:, :0]), r"weight_mask must be uint8 \[32, 1\]"),
         (
-            _replace(f"{QUERY}.weight_values", lambda v: v[1:]),
+            replaced(f"{QUERY}.weight_values", lambda v: v[1:]),
             f"{QUERY}.weight_mask keeps .* blocks, but {QUERY}.weight_values has another number",
         ),
         (
-            _replace(f"{QUERY}.weight_values", lambda v: v.reshape(-1, 2)),
+            replaced(f"{QUERY}.weight_values", lambda v: v.reshape(-1, 2)),
             "weight_mask keeps .* blocks, but .* another number",
         ),
-        (_replace(f"{QUERY}.weight_values", lambda v: v[:, :2]), r"weight_values must be int8 \[\d+, 4\]"),
-        (_set(f"{QUERY}.weight_mask", (0, 0), 0), "weight_mask keeps .* blocks"),
-        (_set(f"{QUERY}.weight_values", (0, 0), -128), "weight_values holds -128"),
-        (_set("bert.embeddings.position_embeddings.weight", (0, 0), -128), "holds -128"),
-        (_set(f"{QUERY}.bias", 3, np.nan), f"tensor {QUERY}.bias holds NaN or infinity"),
-        (_set("bert.pooler.dense.weight", (0, 0), np.inf), "pooler.dense.weight holds NaN or infinity"),
-        (_set(f"{QUERY}.weight_scale", 0, 0.0), "weight_scale holds a scale that is not a positive normal"),
-        (_set(f"{LAYER}.attention.key_scale", 0, -0.1), "key_scale holds a scale that is not a positive"),
-        (_set(f"{QUERY}.weight_scale", 0, 1e-45), "not a positive normal number"),
-        (_set(f"{QUERY}.input_scale", 0, np.inf), "input_scale holds NaN or infinity"),
+        (replaced(f"{QUERY}.weight_values", lambda v: v[:, :2]), r"weight_values must be int8 \[\d+, 4\]"),
+        (put(f"{QUERY}.weight_mask", (0, 0), 0), "weight_mask keeps .* blocks"),
+        (put(f"{QUERY}.weight_values", (0, 0), -128), "weight_values holds -128"),
+        (put("bert.embeddings.position_embeddings.weight", (0, 0), -128), "holds -128"),
+        (put(f"{QUERY}.bias", 3, np.nan), f"tensor {QUERY}.bias holds NaN or infinity"),
+        (put("bert.pooler.dense.weight", (0, 0), np.inf), "pooler.dense.weight holds NaN or infinity"),
         (
-            _set(f"{QUERY}.input_scale", 0, 0.5),
+            put(f"{QUERY}.weight_scale", 0, 0.0),
+            "weight_scale holds a scale that is not a positive normal",
+        ),
+        (
+            put(f"{LAYER}.attention.key_scale", 0, -0.1),
+            "key_scale holds a scale that is not a positive",
+        ),
+        (put(f"{QUERY}.weight_scale", 0, 1e-45), "not a positive normal number"),
+        (put(f"{QUERY}.input_scale", 0, np.inf), "input_scale holds NaN or infinity"),
+        (
+            put(f"{QUERY}.input_scale", 0, 0.5),
             f"query, key and value of {LAYER}.attention have different values of input_scale",
         ),
-        (_set(f"{LAYER}.attention.self.key.input_zero_point", 0, 1), "different values of input_zero_point"),
-        (_replace(f"{QUERY}.bias", lambda b: b.astype(np.float16)), "tensors of type F16"),
+        (
+            put(f"{LAYER}.attention.self.key.input_zero_point", 0, 1),
+            "different values of input_zero_point",
+        ),
+        (replaced(f"{QUERY}.bias", lambda b: b.astype(np.float16)), "tensors of type F16"),
     ],
 )
 def test_wrong_tensors_are_refused(folder: Path, change: Callable[[Tensors], Any], message: str) -> None:
-    _rewrite(folder, change)
+    rewrite(folder, change)
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(folder)
 
 
 def test_padding_bits_must_be_zero(folder: Path) -> None:
     edit_config(folder, intermediate_size=36)
-    _rewrite(folder, _fill_mask_padding)
+    rewrite(folder, _fill_mask_padding)
     with pytest.raises(CheckpointError, match=f"{DENSE}.weight_mask has padding bits that are not 0"):
         read_checkpoint(folder)
 
@@ -144,7 +134,7 @@ def test_a_sparse_weight_needs_its_pattern(folder: Path) -> None:
 
 
 def test_all_problems_are_told_at_once(folder: Path) -> None:
-    _rewrite(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layer.1" in name])
+    rewrite(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layer.1" in name])
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(folder)
     lines = str(caught.value).splitlines()
@@ -160,8 +150,52 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized by 'gptq'"),
         ({"quantization_config": 3}, "quantized by 3"),
         (
-            {"quantization_config": {"quant_method": "secateur", "format_version": 2}},
-            "has format version 2, and this Secateur reads version 1: install",
+            {"quantization_config": {"quant_method": "secateur", "format_version": 3}},
+            "has format version 3, and this Secateur reads versions 1 and 2: install",
+        ),
+        (
+            {"quantization_config": {"quant_method": "secateur", "format_version": [2]}},
+            r"has format version \[2\], and",
+        ),
+        (
+            {"quantization_config": {"quant_method": "secateur", "format_version": True}},
+            "has format version True, and",
+        ),
+        (
+            {"quantization_config": {"quant_method": "secateur", "format_version": 1, "weights": "f32"}},
+            "quantization_config.weights: input should be 's8_per_row', but it is 'f32'",
+        ),
+        (
+            {
+                "quantization_config": {
+                    "quant_method": "secateur",
+                    "format_version": 1,
+                    "pattern": "unstructured",
+                }
+            },
+            "quantization_config.pattern: input should be 'block4' or 'dense', but it is 'unstructured'",
+        ),
+        (
+            {"quantization_config": {"quant_method": "secateur", "format_version": 2, "weights": "bf16"}},
+            "quantization_config.weights: input should be 's8_per_row', 'f32' or 'mixed', but it is 'bf16'",
+        ),
+        (
+            {"quantization_config": {"quant_method": "secateur", "format_version": 2, "weights": "f32"}},
+            "quantization_config.activations: must be 'f32' where weights are 'f32', but it is 'u8_static'",
+        ),
+        (
+            {
+                "quantization_config": {
+                    "quant_method": "secateur",
+                    "format_version": 2,
+                    "activations": "mixed",
+                }
+            },
+            "activations: must be 'u8_static' where weights are 's8_per_row', but it is 'mixed'",
+        ),
+        (
+            {"quantization_config": {"quant_method": "secateur", "format_version": 2, "embeddings": "mixed"}},
+            "quantization_config.embeddings: input should be 's8_per_row' or 'f32', but it is 'mixed'",
         ),
         ({"quantization_config": {"quant_method": "secateur"}}, "has format version None"),
         (
@@ -296,7 +330,9 @@ def test_misaligned_tensors_are_read_all_the_same(folder: Path) -> None:
         assert tensors[name].flags.aligned
 
 
-def test_random_damage_never_does_more_than_raise(folder: Path) -> None:
+@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
+def test_random_damage_never_does_more_than_raise(tmp_path: Path, numbers: Numbers) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "model", numbers=numbers)
     engine_module = pytest.importorskip("secateur._engine")
     assert engine_module is not None
     from secateur import Engine

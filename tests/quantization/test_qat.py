@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from tiny_bert import padded, random_sequences, tiny_bert
+from tiny_bert import mixed_parts, padded, random_sequences, tiny_bert
 from torch import nn
 from transformers import BertForSequenceClassification, DistilBertConfig, DistilBertModel
 
 from secateur.errors import SecateurError, StructureError, UnsupportedError
 from secateur.modeling import find_blocks
 from secateur.quantization import (
+    QuantizedParts,
     QuantScheme,
     attach_quantizers_,
     enable_quantizers_,
@@ -18,7 +19,7 @@ from secateur.quantization import (
     freeze_observers_,
     is_quantized,
 )
-from secateur.quantization.qat import input_quantizer
+from secateur.quantization.qat import attention_quantizer, idle_quantizers, input_quantizer
 from secateur.sparsity.mask import unquantized_weight
 
 BATCH = padded(random_sequences(12))
@@ -214,3 +215,54 @@ def test_a_head_is_not_needed() -> None:
 def test_scheme_checks_its_setting() -> None:
     with pytest.raises(SecateurError, match=r"averaging must lie between 0 and 1, but is 1\.5"):
         QuantScheme(averaging=1.5)
+
+
+def test_parts_that_are_left_out_compute_in_float() -> None:
+    """Quantized in one layer only, the model gives what it gives with that layer's modules quantized."""
+    model = tiny_bert()
+    blocks = find_blocks(model)
+    attach_quantizers_(model, parts=QuantizedParts([blocks[1].ffn_out.name], (), False))
+    assert list(find_quantizers(model)) == ["bert.encoder.layer.1.output.dense.input_quantizer"]
+    assert model.config._attn_implementation == "sdpa"
+    plain = tiny_bert()
+    trained(model)
+    trained(plain)
+    difference = (logits(model) - logits(plain)).abs().mean()
+    assert 0 < difference < 0.02 * logits(plain).std()
+
+
+def test_mixed_models_train_save_and_resume() -> None:
+    model = tiny_bert(sparsity=0.5)
+    attach_quantizers_(model, parts=mixed_parts(model))
+    trained(model)
+    assert idle_quantizers(model) == []
+    copied = copy.deepcopy(model)
+    assert idle_quantizers(copied) == []
+    assert torch.equal(logits(copied), logits(model))
+    other = tiny_bert(seed=1, sparsity=0.5)
+    attach_quantizers_(other, parts=mixed_parts(other))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(logits(other), logits(model))
+    blocks = find_blocks(model)
+    assert [attention_quantizer(model, block) is not None for block in blocks] == [True, False]
+    assert input_quantizer(blocks[0].q) is None
+    assert input_quantizer(blocks[0].k) is input_quantizer(blocks[0].v) is not None
+    enable_quantizers_(model, False)
+    for linear in (projection.linear for block in blocks for projection in block.projections()):
+        linear.__dict__.pop("forward", None)
+    assert len(idle_quantizers(model)) == 5  # of inputs; the attention's own three are still read
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (QuantizedParts(["bert.nowhere"], (), False), "not all that shall be quantized: bert.nowhere"),
+        (QuantizedParts((), (0, 7), False), "attention of layer 7"),
+        (QuantizedParts((), (), False), "nothing to quantize"),
+    ],
+)
+def test_parts_that_are_not_there_are_refused(parts: QuantizedParts, said: str) -> None:
+    model = tiny_bert()
+    with pytest.raises(StructureError, match=said):
+        attach_quantizers_(model, parts=parts)
+    assert not is_quantized(model)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reference_engine import fma, reference_logits
-from tiny_checkpoint import write_tiny_checkpoint
+from tiny_checkpoint import Numbers, write_tiny_checkpoint
 
 from secateur import Engine
 from secateur.checkpoint import read_checkpoint
@@ -45,6 +45,42 @@ def test_logits_are_those_of_the_numeric_law(
         assert close.mean() > 0.8
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_new"])
+@pytest.mark.parametrize("density", [0.3, None])
+def test_float_logits_are_those_of_the_numeric_law(
+    tmp_path: Path, isa: str, activation: str, density: float | None
+) -> None:
+    folder = write_tiny_checkpoint(
+        tmp_path / "model", density=density, numbers="float32", hidden_act=activation
+    )
+    sequences = _sequences(60)
+    types = [[int(i % 3 == 0) for i in ids] for ids in sequences]
+    logits = Engine.from_pretrained(folder, num_threads=2, isa=isa)(sequences, types)
+    expected = reference_logits(read_checkpoint(folder), sequences, types)
+    if activation == "relu":  # nothing but the order of float32 sums
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+    else:  # GELU is approximated to 2e-4
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("density", [0.3, None])
+def test_mixed_logits_are_those_of_the_numeric_law(
+    tmp_path: Path, isa: str, activation: str, density: float | None
+) -> None:
+    folder = write_tiny_checkpoint(
+        tmp_path / "model", density=density, numbers="mixed", hidden_act=activation
+    )
+    sequences = _sequences(60)
+    logits = Engine.from_pretrained(folder, num_threads=2, isa=isa)(sequences)
+    expected = reference_logits(read_checkpoint(folder), sequences)
+    found = agreement(expected, logits)
+    assert found["mean_difference"] < (1e-3 if activation == "relu" else 5e-3)
+    assert found["worst_margin"] < 0.02
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -53,15 +89,19 @@ def test_logits_are_those_of_the_numeric_law(
         {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 36, "layer_norm_eps": 1e-5},
     ],
 )
-def test_other_sizes_run(tmp_path: Path, changes: dict[str, Any]) -> None:
-    folder = write_tiny_checkpoint(tmp_path / "model", hidden_act="relu", **changes)
+@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
+def test_other_sizes_run(tmp_path: Path, changes: dict[str, Any], numbers: Numbers) -> None:
+    if numbers == "mixed":
+        changes = {**changes, "num_hidden_layers": 3}
+    folder = write_tiny_checkpoint(tmp_path / "model", hidden_act="relu", numbers=numbers, **changes)
     sequences = _sequences(20)
     expected = reference_logits(read_checkpoint(folder), sequences)
     assert agreement(expected, Engine.from_pretrained(folder, 1)(sequences))["mean_difference"] < 2e-3
 
 
-def test_the_form_of_the_batch_does_not_matter(tmp_path: Path) -> None:
-    engine = Engine.from_pretrained(write_tiny_checkpoint(tmp_path / "model"), num_threads=1)
+@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
+def test_the_form_of_the_batch_does_not_matter(tmp_path: Path, numbers: Numbers) -> None:
+    engine = Engine.from_pretrained(write_tiny_checkpoint(tmp_path / "model", numbers=numbers), num_threads=1)
     sequences = _sequences(9)
     expected = engine(sequences)
     assert expected.shape == (9, 3)
@@ -78,8 +118,9 @@ def test_the_form_of_the_batch_does_not_matter(tmp_path: Path) -> None:
     assert engine([]).shape == engine(np.zeros((0, 5), np.int32)).shape == (0, 3)
 
 
-def test_threads_share_an_engine(tmp_path: Path) -> None:
-    engine = Engine.from_pretrained(write_tiny_checkpoint(tmp_path / "model"), num_threads=2)
+@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
+def test_threads_share_an_engine(tmp_path: Path, numbers: Numbers) -> None:
+    engine = Engine.from_pretrained(write_tiny_checkpoint(tmp_path / "model", numbers=numbers), num_threads=2)
     sequences = _sequences(40)
     expected = engine(sequences)
     wrong: list[int] = []

@@ -13,8 +13,11 @@ from transformers import BertForSequenceClassification
 from secateur.checkpoint import read_checkpoint
 from secateur.data import Row, Splits
 from secateur.errors import DataError, UnsupportedError
+from secateur.hf import load_compressed
 from secateur.recipe import Recipe
 from secateur.training import compress, fine_tune
+from secateur.training.fine_tuning import evaluate
+from secateur.training.loading import load_tokenizer
 
 RECIPE = {
     "name": "tiny",
@@ -62,6 +65,32 @@ def test_an_encoder_is_fine_tuned_first_and_the_compressed_model_still_answers(
     assert (
         np.abs(restored - dense.bert.embeddings.word_embeddings.weight.detach().numpy()).max() < scale.max()
     )
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "block4", None])
+def test_a_recipe_without_quantization_gives_a_float_checkpoint(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path, pattern: str | None
+) -> None:
+    path = tmp_path / "float.yaml"
+    pruning = f"""
+  - {{type: pruning, sparsity: 0.6, pattern: {pattern}, start_epoch: 0, end_epoch: 1}}"""
+    path.write_text(f"""
+name: float
+training: {{epochs: 2, learning_rate: 2.0e-3, batch_size: 16}}
+stages:
+  - {{type: distillation}}{pruning if pattern else ""}
+""")
+    result = compress(classifier_folder, tiny_splits, path, tmp_path / "out", progress=False)
+    checkpoint = read_checkpoint(result.folder)
+    quantization = checkpoint.quantization
+    assert (quantization.format_version, quantization.numbers) == (2, "float32")
+    assert quantization.pattern == ("unstructured" if pattern else "dense")
+    assert quantization.sparsity == result.metrics["sparsity"]
+    assert quantization.sparsity == pytest.approx(0.6 if pattern else 0.0, abs=1e-3)
+    loaded = load_compressed(result.folder)
+    tokenizer = load_tokenizer(result.folder)
+    splits = dataclasses.replace(tiny_splits, labels=checkpoint.labels)
+    assert evaluate(loaded, tokenizer, splits) == result.metrics["compressed"]
 
 
 def test_the_dense_model_made_on_the_way_can_be_kept(

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from secateur.affine import symmetric_scale
 from secateur.checkpoint import (
-    QuantizationConfig,
     embedding_names,
+    encode_float_weight,
     encode_weight,
     head_names,
     linear_names,
+    quantization_of,
     tensor_name,
     write_checkpoint,
 )
+from secateur.checkpoint.config import parse_shape
 from secateur.errors import UnsupportedError
 
 __all__ = ["PATTERNS", "SHAPES", "SyntheticShape", "write_synthetic"]
@@ -59,6 +61,7 @@ def write_synthetic(
     sparsity: float = 0.8,
     num_layers: int | None = None,
     seed: int = 0,
+    quantized: bool = True,
 ) -> Path:
     """Writes a checkpoint with random weights; its answers mean nothing, its speed does.
 
@@ -69,6 +72,7 @@ def write_synthetic(
         sparsity: Fraction of zeros in the six matrices of each layer, 0 to under 1.
         num_layers: Another number of layers than the model has.
         seed: Of the random numbers.
+        quantized: Int8 throughout; False gives float32 throughout.
 
     Returns:
         The folder.
@@ -79,10 +83,10 @@ def write_synthetic(
     shape = _checked_shape(name, pattern, sparsity, num_layers)
     random = np.random.default_rng(seed)
     tensors: dict[str, NDArray[Any]] = {}
-    _put_embeddings(tensors, shape, random)
-    _put_layers(tensors, shape, pattern, sparsity, random)
+    _put_embeddings(tensors, shape, random, quantized)
+    _put_layers(tensors, shape, pattern, sparsity, random, quantized)
     _put_head(tensors, shape, random)
-    config = {
+    config: dict[str, Any] = {
         "architectures": ["BertForSequenceClassification"],
         "model_type": "bert",
         "hidden_size": shape.hidden_size,
@@ -96,11 +100,10 @@ def write_synthetic(
         "layer_norm_eps": 1e-12,
         "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
         "label2id": {"LABEL_0": 0, "LABEL_1": 1},
-        "quantization_config": QuantizationConfig(
-            pattern="dense" if pattern == "dense" else "block4",
-            sparsity=0.0 if pattern == "dense" else sparsity,
-        ).model_dump(),
     }
+    zeros = 0.0 if pattern == "dense" else sparsity
+    quantization = quantization_of(tensors, parse_shape(config, name), zeros)
+    config["quantization_config"] = quantization.model_dump()
     return write_checkpoint(folder, config, tensors, {})
 
 
@@ -128,11 +131,14 @@ def _put(tensors: dict[str, NDArray[Any]], module: str, **arrays: NDArray[Any]) 
 
 
 def _put_embeddings(
-    tensors: dict[str, NDArray[Any]], shape: SyntheticShape, random: np.random.Generator
+    tensors: dict[str, NDArray[Any]], shape: SyntheticShape, random: np.random.Generator, quantized: bool
 ) -> None:
     names = embedding_names("bert")
     rows = {"word": shape.vocab_size, "position": shape.max_positions, "token_type": 2}
     for kind, module in names.tables.items():
+        if not quantized:
+            _put(tensors, module, weight=_normal(random, rows[kind], shape.hidden_size, std=0.03))
+            continue
         table = random.integers(-127, 128, (rows[kind], shape.hidden_size), dtype=np.int8)
         _put(tensors, module, weight=table, weight_scale=np.full(rows[kind], 4e-4, np.float32))
     # The one norm that the format stores with two axes; see docs/format.md on the guard.
@@ -156,6 +162,7 @@ def _put_layers(
     pattern: str,
     sparsity: float,
     random: np.random.Generator,
+    quantized: bool,
 ) -> None:
     hidden, wide = shape.hidden_size, shape.intermediate_size
     sizes = {"ffn_in": (wide, hidden), "ffn_out": (hidden, wide)}
@@ -168,24 +175,28 @@ def _put_layers(
             weight, mask = drawn[role]
             weight = np.roll(weight, 7 * layer, axis=0)
             mask = None if mask is None else np.roll(mask, 7 * layer, axis=0)
+            _put(tensors, module, bias=_normal(random, weight.shape[0], std=0.1))
+            if not quantized:
+                _put(tensors, module, **encode_float_weight(weight, mask))
+                continue
             scale = symmetric_scale(np.abs(weight).max(axis=1))
             _put(
                 tensors,
                 module,
                 **encode_weight(weight, mask, scale),
                 weight_scale=scale,
-                bias=_normal(random, weight.shape[0], std=0.1),
                 input_scale=np.full(1, 0.03, np.float32),
                 input_zero_point=np.full(1, 128 if role != "ffn_out" else 6, np.uint8),
             )
-        _put(
-            tensors,
-            names.attention,
-            query_scale=np.full(1, 0.03, np.float32),
-            query_zero_point=np.full(1, 128, np.uint8),
-            key_scale=np.full(1, 0.03, np.float32),
-            value_scale=np.full(1, 0.03, np.float32),
-        )
+        if quantized:
+            _put(
+                tensors,
+                names.attention,
+                query_scale=np.full(1, 0.03, np.float32),
+                query_zero_point=np.full(1, 128, np.uint8),
+                key_scale=np.full(1, 0.03, np.float32),
+                value_scale=np.full(1, 0.03, np.float32),
+            )
         for norm in (names.attn_norm, names.ffn_norm):
             _put_norm(tensors, norm, (hidden,), random)
 

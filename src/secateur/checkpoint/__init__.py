@@ -1,7 +1,14 @@
 """The contract between training and running: names, config, encoding, reading and writing. Free of torch."""
 
-from secateur.checkpoint.codec import decode_weight, encode_weight, pack_mask, unpack_mask
-from secateur.checkpoint.config import FORMAT_VERSION, QUANT_METHOD, ModelShape, QuantizationConfig
+from secateur.checkpoint.codec import (
+    decode_float_weight,
+    decode_weight,
+    encode_float_weight,
+    encode_weight,
+    pack_mask,
+    unpack_mask,
+)
+from secateur.checkpoint.config import FORMAT_VERSIONS, QUANT_METHOD, ModelShape, QuantizationConfig
 from secateur.checkpoint.folder import (
     Checkpoint,
     CheckpointIdentity,
@@ -10,6 +17,7 @@ from secateur.checkpoint.folder import (
     read_checkpoint,
     write_checkpoint,
 )
+from secateur.checkpoint.layout import Int8Parts, find_int8_parts, quantization_of
 from secateur.checkpoint.names import (
     EmbeddingNames,
     HeadNames,
@@ -21,23 +29,28 @@ from secateur.checkpoint.names import (
 )
 
 __all__ = [
-    "FORMAT_VERSION",
+    "FORMAT_VERSIONS",
     "QUANT_METHOD",
     "Checkpoint",
     "CheckpointIdentity",
     "EmbeddingNames",
     "HeadNames",
+    "Int8Parts",
     "LayerNames",
     "ModelShape",
     "QuantizationConfig",
     "check_target",
+    "decode_float_weight",
     "decode_weight",
     "embedding_names",
+    "encode_float_weight",
     "encode_weight",
+    "find_int8_parts",
     "head_names",
     "identify_checkpoint",
     "linear_names",
     "pack_mask",
+    "quantization_of",
     "read_checkpoint",
     "tensor_name",
     "unpack_mask",

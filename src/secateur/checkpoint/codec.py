@@ -1,12 +1,14 @@
 """Weights to the arrays of a checkpoint and back, as pure functions.
 
-A dense matrix is one int8 array. A sparse one keeps its non-empty 1x4 blocks in row-major order beside a bit
-mask. Both directions are exact: `decode_weight(encode_weight(w))`, dequantized, is the fake-quantized `w`.
+A dense matrix is one array. A sparse int8 one keeps its non-empty 1x4 blocks in row-major order beside a bit
+mask, a sparse float32 one its kept weights. Both directions are exact: `decode_weight(encode_weight(w))`,
+dequantized, is the fake-quantized `w`, and `decode_float_weight(encode_float_weight(w))` is `w`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,31 +20,33 @@ from secateur.errors import CheckpointError
 __all__ = [
     "BLOCK",
     "count_mask_bits",
+    "decode_float_weight",
     "decode_weight",
+    "encode_float_weight",
     "encode_weight",
     "mask_row_bytes",
     "pack_mask",
     "unpack_mask",
 ]
 
-BLOCK = 4  # weights along K that live and die together
+BLOCK = 4  # weights along K that live and die together in an int8 matrix
 
 _BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
-def mask_row_bytes(in_features: int) -> int:
+def mask_row_bytes(in_features: int, block: int = BLOCK) -> int:
     """Returns the bytes of one row of a packed mask: one bit per block, rows padded to whole bytes."""
-    return (in_features // BLOCK + 7) // 8
+    return (in_features // block + 7) // 8
 
 
 def pack_mask(blocks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Packs a mask of blocks into bits, least significant first.
+    """Packs a mask into bits, least significant first.
 
     Args:
-        blocks: [N, K/4] bool, True = keep.
+        blocks: [N, J] bool, True = keep, one per block (J = K / 4) or one per weight (J = K).
 
     Returns:
-        [N, ceil(K/4 / 8)] uint8; padding bits are 0.
+        [N, ceil(J / 8)] uint8; padding bits are 0.
     """
     return np.packbits(blocks, axis=1, bitorder="little")
 
@@ -52,7 +56,7 @@ def unpack_mask(packed: NDArray[np.uint8], num_blocks: int) -> NDArray[np.bool_]
 
     Args:
         packed: [N, ceil(num_blocks / 8)] uint8.
-        num_blocks: Blocks per row, K/4.
+        num_blocks: Bits per row.
 
     Returns:
         [N, num_blocks] bool, True = keep.
@@ -68,7 +72,7 @@ def count_mask_bits(packed: NDArray[np.uint8]) -> int:
 def encode_weight(
     weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, scale: NDArray[np.float32]
 ) -> dict[str, NDArray[np.int8] | NDArray[np.uint8]]:
-    """Encodes the weight of one linear layer.
+    """Encodes the weight of one linear layer as int8.
 
     Args:
         weight: [N, K] float32.
@@ -95,10 +99,33 @@ def encode_weight(
     return {WEIGHT_VALUES: values, WEIGHT_MASK: pack_mask(blocks)}
 
 
+def encode_float_weight(
+    weight: NDArray[np.float32], mask: NDArray[np.bool_] | None
+) -> dict[str, NDArray[np.float32] | NDArray[np.uint8]]:
+    """Encodes the weight of one linear layer that stays float32.
+
+    Args:
+        weight: [N, K] float32.
+        mask: [N, K] bool, True = keep, or None for a matrix that was not pruned. A kept weight is stored even
+            if it is 0.
+
+    Returns:
+        `{"weight": [N, K] float32}`, or `{"weight_values": [B] float32, "weight_mask": [N, ceil(K/8)] uint8}`
+        where a mask is given and the sparse form is the smaller one.
+    """
+    if mask is None:
+        return {WEIGHT: weight}
+    rows, in_features = weight.shape
+    sparse_bytes = weight.itemsize * int(mask.sum()) + rows * mask_row_bytes(in_features, 1)
+    if sparse_bytes >= weight.nbytes:
+        return {WEIGHT: np.where(mask, weight, np.float32(0))}
+    return {WEIGHT_VALUES: weight[mask], WEIGHT_MASK: pack_mask(mask)}
+
+
 def decode_weight(
-    tensors: Mapping[str, NDArray[np.int8] | NDArray[np.uint8]], in_features: int
+    tensors: Mapping[str, NDArray[Any]], in_features: int
 ) -> tuple[NDArray[np.int8], NDArray[np.bool_] | None]:
-    """Decodes the weight of one linear layer.
+    """Decodes the weight of one linear layer that is int8.
 
     Args:
         tensors: What `encode_weight` returned; other suffixes are ignored.
@@ -111,27 +138,57 @@ def decode_weight(
     Raises:
         CheckpointError: If the arrays contradict each other.
     """
+    stored, blocks = _decode(tensors, in_features, np.dtype(np.int8), BLOCK)
+    return stored, None if blocks is None else np.repeat(blocks, BLOCK, axis=1)
+
+
+def decode_float_weight(
+    tensors: Mapping[str, NDArray[Any]], in_features: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Decodes the weight of one linear layer that is float32.
+
+    Args:
+        tensors: What `encode_float_weight` returned; other suffixes are ignored.
+        in_features: K; the mask alone does not say it, because its rows are padded.
+
+    Returns:
+        weight: [N, K] float32, zeros where pruned.
+        mask: [N, K] bool, True = keep; None for a matrix stored dense.
+
+    Raises:
+        CheckpointError: If the arrays contradict each other.
+    """
+    return _decode(tensors, in_features, np.dtype(np.float32), 1)
+
+
+def _decode(
+    tensors: Mapping[str, NDArray[Any]], in_features: int, dtype: np.dtype[Any], block: int
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Returns the weight [N, K] and the mask [N, K / block], None where dense."""
+    stored = tensors.get(WEIGHT, tensors.get(WEIGHT_VALUES))
+    if stored is not None and stored.dtype != dtype:
+        raise CheckpointError(f"The weight must be {dtype.name}, but this one is {stored.dtype.name}.")
     if WEIGHT in tensors:
         dense = tensors[WEIGHT]
         if dense.ndim != 2 or dense.shape[1] != in_features:
             raise CheckpointError(
                 f"A dense weight must be [N, {in_features}], but this one is {list(dense.shape)}."
             )
-        return dense.astype(np.int8, copy=False), None
+        return dense, None
     if WEIGHT_VALUES not in tensors or WEIGHT_MASK not in tensors:
         raise CheckpointError("A weight needs either 'weight' or 'weight_values' with 'weight_mask'.")
     values, packed = tensors[WEIGHT_VALUES], tensors[WEIGHT_MASK].astype(np.uint8, copy=False)
-    expected = mask_row_bytes(in_features)
-    if in_features % BLOCK or packed.ndim != 2 or packed.shape[1] != expected:
+    expected = mask_row_bytes(in_features, block)
+    if in_features % block or packed.ndim != 2 or packed.shape[1] != expected:
         raise CheckpointError(
             f"A mask for {in_features} input features must have {expected} bytes a row, "
             f"but this one is {list(packed.shape)}."
         )
-    blocks = unpack_mask(packed, in_features // BLOCK)
-    if values.shape != (int(blocks.sum()), BLOCK):
-        raise CheckpointError(
-            f"The mask keeps {int(blocks.sum())} blocks, but the values are {list(values.shape)}."
-        )
-    filled = np.zeros((*blocks.shape, BLOCK), np.int8)
-    filled[blocks] = values
-    return filled.reshape(-1, in_features), np.repeat(blocks, BLOCK, axis=1)
+    blocks = unpack_mask(packed, in_features // block)
+    kept = int(blocks.sum())
+    if values.shape != ((kept,) if block == 1 else (kept, block)):
+        what = "weights" if block == 1 else "blocks"
+        raise CheckpointError(f"The mask keeps {kept} {what}, but the values are {list(values.shape)}.")
+    filled = np.zeros((*blocks.shape, block), dtype)
+    filled[blocks] = values.reshape(kept, block)
+    return filled.reshape(-1, in_features), blocks

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from secateur.affine import SMALLEST_SCALE
 from secateur.checkpoint.names import PREFIXES
@@ -15,7 +15,7 @@ from secateur.errors import CheckpointError, UnsupportedError, problem_list
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
-    "FORMAT_VERSION",
+    "FORMAT_VERSIONS",
     "QUANT_METHOD",
     "ModelShape",
     "QuantizationConfig",
@@ -25,8 +25,9 @@ __all__ = [
 ]
 
 QUANT_METHOD = "secateur"
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
+ACTIVATIONS_OF = {"s8_per_row": "u8_static", "f32": "f32", "mixed": "mixed"}  # of `weights`
 ARCHITECTURES = ("BertForSequenceClassification",)
 
 # Far above any model that exists; keeps a forged config from asking for billions of names.
@@ -37,25 +38,53 @@ _MIN_EPS = float(SMALLEST_SCALE)  # a smaller one is 0 to float32, and lets a no
 
 
 class QuantizationConfig(BaseModel):
-    """`quantization_config` of a checkpoint, format version 1.
+    """`quantization_config` of a checkpoint.
 
     Attributes:
         quant_method: Always "secateur".
-        format_version: Always 1 here; a higher one belongs to a newer Secateur.
+        format_version: 1 where everything is int8, else 2; a higher one belongs to a newer Secateur.
         pattern: How the pruned matrices are stored; each matrix still says for itself.
         sparsity: Fraction of zeros over the pruned matrices, for information.
-        weights: Linear weights, int8 symmetric per output row.
-        activations: Inputs of linear layers, uint8 with a zero point, static per tensor.
-        embeddings: Embedding tables, int8 symmetric per row.
-        attention: Query uint8, key and value int8, probabilities uint8.
+        weights: Linear weights: all int8 symmetric per output row, all float32, or some of each.
+        activations: Inputs of linear layers: uint8 with a zero point, static per tensor, where the weight
+            is int8, else float32; so it follows from `weights`.
+        embeddings: Embedding tables: int8 symmetric per row, or float32.
+        attention: Query uint8, key and value int8, probabilities uint8; or float32; or this layer by layer.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
     quant_method: Literal["secateur"] = "secateur"
+    format_version: Literal[1, 2] = 1
+    pattern: Literal["block4", "unstructured", "dense"] = "dense"
+    sparsity: float = Field(default=0.0, ge=0.0, le=1.0)
+    weights: Literal["s8_per_row", "f32", "mixed"] = "s8_per_row"
+    activations: Literal["u8_static", "f32", "mixed"] = "u8_static"
+    embeddings: Literal["s8_per_row", "f32"] = "s8_per_row"
+    attention: Literal["int8", "f32", "mixed"] = "int8"
+
+    @field_validator("activations")
+    @classmethod
+    def _of_the_weights(cls, value: str, info: ValidationInfo) -> str:
+        weights = info.data.get("weights")
+        if weights is not None and value != ACTIVATIONS_OF[weights]:
+            raise ValueError(f"must be {ACTIVATIONS_OF[weights]!r} where weights are {weights!r}")
+        return value
+
+    @property
+    def numbers(self) -> Literal["int8", "float32", "mixed"]:
+        """What the encoder and the embeddings are made of, in one word."""
+        kinds = {self.weights, self.embeddings, self.attention}
+        if kinds == {"f32"}:
+            return "float32"
+        return "int8" if kinds == {"s8_per_row", "int8"} else "mixed"
+
+
+class _VersionOne(QuantizationConfig):
+    """What version 1 allows: everything int8."""
+
     format_version: Literal[1] = 1
     pattern: Literal["block4", "dense"] = "dense"
-    sparsity: float = Field(default=0.0, ge=0.0, le=1.0)
     weights: Literal["s8_per_row"] = "s8_per_row"
     activations: Literal["u8_static"] = "u8_static"
     embeddings: Literal["s8_per_row"] = "s8_per_row"
@@ -106,17 +135,18 @@ def parse_quantization(config: Mapping[str, Any], subject: str) -> QuantizationC
             f"unquantized model and compress it with `secateur compress`."
         )
     version = entry.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if not isinstance(version, int) or isinstance(version, bool) or version not in FORMAT_VERSIONS:
         raise CheckpointError(
-            f"{subject} has format version {version!r}, and this Secateur reads version {FORMAT_VERSION}: "
+            f"{subject} has format version {_short(version)}, and this Secateur reads versions "
+            f"{' and '.join(map(str, FORMAT_VERSIONS))}: "
             f"install the version of Secateur that wrote it, or compress the model again."
         )
     try:
-        return QuantizationConfig.model_validate(entry)
+        return (_VersionOne if version == 1 else QuantizationConfig).model_validate(entry)
     except ValidationError as error:
         problems = [
-            f"quantization_config.{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}, "
-            f"but it is {_short(item['input'])}"
+            f"quantization_config.{'.'.join(map(str, item['loc']))}: "
+            f"{item['msg'].lower().removeprefix('value error, ')}, but it is {_short(item['input'])}"
             for item in error.errors()
         ]
         raise CheckpointError(problem_list(subject, problems)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from secateur.affine import S8_MIN, SMALLEST_SCALE
 from secateur.checkpoint import names
 from secateur.checkpoint.codec import BLOCK, count_mask_bits, mask_row_bytes
-from secateur.checkpoint.config import ModelShape, QuantizationConfig
+from secateur.checkpoint.config import ACTIVATIONS_OF, ModelShape, QuantizationConfig
 
-__all__ = ["expected_linears", "expected_tensors", "layout_problems"]
+__all__ = ["Int8Parts", "expected_linears", "find_int8_parts", "layout_problems", "quantization_of"]
 
 Tensors = Mapping[str, NDArray[Any]]
+
+_INT8_ONLY = (names.WEIGHT_SCALE, names.INPUT_SCALE, names.INPUT_ZERO_POINT)
+_ATTENTION = (names.QUERY_SCALE, names.QUERY_ZERO_POINT, names.KEY_SCALE, names.VALUE_SCALE)
 
 
 class _Spec(NamedTuple):
@@ -23,8 +27,22 @@ class _Spec(NamedTuple):
     shape: tuple[int, ...]
 
 
+class _Form(NamedTuple):
+    """How a matrix of one type is stored where it is sparse."""
+
+    dtype: str
+    block: int  # weights along K that a mask bit stands for
+    unit: str
+    tail: tuple[int, ...]  # of the shape of the values
+    patterns: tuple[str, ...]  # of the config that allow it
+
+
+_INT8 = _Form("int8", BLOCK, "blocks", (BLOCK,), ("block4", "unstructured"))
+_FLOAT = _Form("float32", 1, "weights", (), ("unstructured",))
+
+
 def expected_linears(shape: ModelShape) -> Iterable[tuple[str, str, int, int]]:
-    """Yields `(role, module, out_features, in_features)` of every quantized linear, in running order."""
+    """Yields `(role, module, out_features, in_features)` of every linear of the encoder, in running order."""
     hidden, intermediate = shape.hidden_size, shape.intermediate_size
     sizes = {"ffn_in": (intermediate, hidden), "ffn_out": (hidden, intermediate)}
     for layer in range(shape.num_layers):
@@ -32,7 +50,89 @@ def expected_linears(shape: ModelShape) -> Iterable[tuple[str, str, int, int]]:
             yield role, module, *sizes.get(role, (hidden, hidden))
 
 
-def expected_tensors(shape: ModelShape, num_labels: int) -> dict[str, _Spec]:
+@dataclass(frozen=True)
+class Int8Parts:
+    """What of a checkpoint is int8; the rest is float32.
+
+    Attributes:
+        linears: Modules of the encoder's linear layers.
+        attention: Modules of the attentions.
+        embeddings: The three tables.
+    """
+
+    linears: frozenset[str]
+    attention: frozenset[str]
+    embeddings: bool
+
+
+def find_int8_parts(
+    tensors: Tensors, shape: ModelShape, quantization: QuantizationConfig | None = None
+) -> Int8Parts:
+    """Finds what is int8 and what float32.
+
+    Args:
+        tensors: All tensors of the file, by name.
+        shape: The sizes in config.json.
+        quantization: What config.json announces. It says what a linear layer without a weight should have
+            been, and decides on attentions and tables. None for a config that is still to be made.
+    """
+    announced = quantization or QuantizationConfig(
+        format_version=2, weights="mixed", activations="mixed", attention="mixed"
+    )
+
+    def is_int8(module: str) -> bool:
+        for suffix in (names.WEIGHT_VALUES, names.WEIGHT):
+            stored = tensors.get(names.tensor_name(module, suffix))
+            if stored is not None and stored.dtype in (np.int8, np.float32):
+                return bool(stored.dtype == np.int8)
+        if announced.weights == "mixed":
+            return names.tensor_name(module, names.WEIGHT_SCALE) in tensors
+        return announced.weights == "s8_per_row"
+
+    attention = [names.linear_names(layer, shape.prefix).attention for layer in range(shape.num_layers)]
+    if announced.attention != "int8":
+        mixed = announced.attention == "mixed"
+        attention = [module for module in attention if mixed and _stored(tensors, module, _ATTENTION)]
+    word = names.embedding_names(shape.prefix).word
+    return Int8Parts(
+        frozenset(module for _, module, _, _ in expected_linears(shape) if is_int8(module)),
+        frozenset(attention),
+        is_int8(word) if quantization is None else quantization.embeddings == "s8_per_row",
+    )
+
+
+def quantization_of(tensors: Tensors, shape: ModelShape, sparsity: float) -> QuantizationConfig:
+    """Returns the `quantization_config` that tensors need, of the lowest format version that has it.
+
+    Args:
+        tensors: All tensors of a new checkpoint, by name.
+        shape: The sizes in config.json.
+        sparsity: Fraction of zeros over the pruned matrices.
+    """
+    parts = find_int8_parts(tensors, shape)
+    modules = {module for _, module, _, _ in expected_linears(shape)}
+    sparse = {module for module in modules if names.tensor_name(module, names.WEIGHT_VALUES) in tensors}
+    weights = _entry(len(parts.linears), len(modules), "s8_per_row")
+    attention = _entry(len(parts.attention), shape.num_layers, "int8")
+    all_int8 = weights == "s8_per_row" and attention == "int8" and parts.embeddings
+    return QuantizationConfig.model_validate(
+        {
+            "format_version": 1 if all_int8 else 2,
+            "pattern": "unstructured" if sparse - parts.linears else "block4" if sparse else "dense",
+            "sparsity": sparsity,
+            "weights": weights,
+            "activations": ACTIVATIONS_OF[weights],
+            "embeddings": "s8_per_row" if parts.embeddings else "f32",
+            "attention": attention,
+        }
+    )
+
+
+def _entry(int8: int, total: int, all_int8: str) -> str:
+    return all_int8 if int8 == total else "mixed" if int8 else "f32"
+
+
+def expected_tensors(shape: ModelShape, num_labels: int, parts: Int8Parts) -> dict[str, _Spec]:
     """Returns dtype and shape of every tensor but the linear weights, which have two forms."""
     hidden = (shape.hidden_size,)
     specs: dict[str, _Spec] = {}
@@ -43,20 +143,23 @@ def expected_tensors(shape: ModelShape, num_labels: int) -> dict[str, _Spec]:
     embeddings = names.embedding_names(shape.prefix)
     rows = {"word": shape.vocab_size, "position": shape.max_positions, "token_type": shape.num_token_types}
     for kind, module in embeddings.tables.items():
-        add(module, names.WEIGHT, "int8", (rows[kind], shape.hidden_size))
-        add(module, names.WEIGHT_SCALE, "float32", (rows[kind],))
+        add(module, names.WEIGHT, "int8" if parts.embeddings else "float32", (rows[kind], shape.hidden_size))
+        if parts.embeddings:
+            add(module, names.WEIGHT_SCALE, "float32", (rows[kind],))
     for suffix in (names.WEIGHT, names.BIAS):  # the guard: two dimensions where transformers expects one
         add(embeddings.norm, suffix, "float32", (1, shape.hidden_size))
     for _, module, out_features, _ in expected_linears(shape):
-        add(module, names.WEIGHT_SCALE, "float32", (out_features,))
         add(module, names.BIAS, "float32", (out_features,))
-        add(module, names.INPUT_SCALE, "float32", (1,))
-        add(module, names.INPUT_ZERO_POINT, "uint8", (1,))
+        if module in parts.linears:
+            add(module, names.WEIGHT_SCALE, "float32", (out_features,))
+            add(module, names.INPUT_SCALE, "float32", (1,))
+            add(module, names.INPUT_ZERO_POINT, "uint8", (1,))
     for layer in range(shape.num_layers):
         modules = names.linear_names(layer, shape.prefix)
-        for suffix in (names.QUERY_SCALE, names.KEY_SCALE, names.VALUE_SCALE):
-            add(modules.attention, suffix, "float32", (1,))
-        add(modules.attention, names.QUERY_ZERO_POINT, "uint8", (1,))
+        if modules.attention in parts.attention:
+            add(modules.attention, names.QUERY_ZERO_POINT, "uint8", (1,))
+            for suffix in (names.QUERY_SCALE, names.KEY_SCALE, names.VALUE_SCALE):
+                add(modules.attention, suffix, "float32", (1,))
         for norm in (modules.attn_norm, modules.ffn_norm):
             add(norm, names.WEIGHT, "float32", hidden)
             add(norm, names.BIAS, "float32", hidden)
@@ -83,17 +186,25 @@ def layout_problems(
         One clause a problem; empty when the checkpoint is sound.
     """
     problems: list[str] = []
-    specs = expected_tensors(shape, num_labels)
+    parts = find_int8_parts(tensors, shape, quantization)
+    specs = expected_tensors(shape, num_labels, parts)
     known = set(specs)
     sound = {name for name, spec in specs.items() if _fits(tensors, name, spec, problems)}
     for _, module, out_features, in_features in expected_linears(shape):
-        known |= _check_weight(tensors, module, out_features, in_features, problems)
-        if quantization.pattern == "dense" and names.tensor_name(module, names.WEIGHT_VALUES) in tensors:
-            problems.append(f"{module} has a sparse weight, but quantization_config.pattern is 'dense'")
+        form = _INT8 if module in parts.linears else _FLOAT
+        known |= _check_weight(tensors, module, (out_features, in_features), form, problems)
+        sparse = names.tensor_name(module, names.WEIGHT_VALUES) in tensors
+        if sparse and quantization.pattern not in form.patterns:
+            what = "sparse" if quantization.pattern == "dense" else f"sparse {form.dtype}"
+            problems.append(
+                f"{module} has a {what} weight, but quantization_config.pattern is {quantization.pattern!r}"
+            )
     for name in sorted(sound):
         _check_values(name, tensors[name], problems)
     for layer in range(shape.num_layers):
         _check_shared_input(tensors, names.linear_names(layer, shape.prefix), sound, problems)
+    known |= _check_leftovers(tensors, shape, parts, problems)
+    _check_announced(shape, quantization, parts, problems)
     problems += [f"tensor {name} is not part of the format" for name in sorted(set(tensors) - known)]
     return problems
 
@@ -113,7 +224,7 @@ def _fits(tensors: Tensors, name: str, spec: _Spec, problems: list[str]) -> bool
 
 
 def _check_weight(
-    tensors: Tensors, module: str, out_features: int, in_features: int, problems: list[str]
+    tensors: Tensors, module: str, size: tuple[int, int], form: _Form, problems: list[str]
 ) -> set[str]:
     """Checks the weight of one linear layer in whichever form it has; returns the names that belong to it."""
     dense = names.tensor_name(module, names.WEIGHT)
@@ -121,25 +232,32 @@ def _check_weight(
     mask_name = names.tensor_name(module, names.WEIGHT_MASK)
     belonging = {dense, values_name, mask_name}
     if values_name not in tensors and mask_name not in tensors:
-        if _fits(tensors, dense, _Spec("int8", (out_features, in_features)), problems):
+        if _fits(tensors, dense, _Spec(form.dtype, size), problems):
             _check_values(dense, tensors[dense], problems)
         return belonging
     if dense in tensors:
         problems.append(f"{module} has both a dense and a sparse weight")
         return belonging
-    if in_features % BLOCK:
+    out_features, in_features = size
+    if values_name in tensors and tensors[values_name].dtype.name != form.dtype:
+        problems.append(
+            f"tensor {values_name} must be {form.dtype}, but is {tensors[values_name].dtype.name}"
+        )
+        return belonging
+    if in_features % form.block:
         problems.append(f"{module} has a sparse weight, but its {in_features} inputs are not a multiple of 4")
         return belonging
-    if not _fits(tensors, mask_name, _Spec("uint8", (out_features, mask_row_bytes(in_features))), problems):
+    row_bytes = mask_row_bytes(in_features, form.block)
+    if not _fits(tensors, mask_name, _Spec("uint8", (out_features, row_bytes)), problems):
         return belonging
     mask = tensors[mask_name]
     kept = count_mask_bits(mask)
-    padding_from = in_features // BLOCK % 8
+    padding_from = in_features // form.block % 8
     if padding_from and mask.size and bool((mask[:, -1] >> padding_from).any()):
         problems.append(f"tensor {mask_name} has padding bits that are not 0")
     elif values_name in tensors and tensors[values_name].shape[:1] != (kept,):
-        problems.append(f"tensor {mask_name} keeps {kept} blocks, but {values_name} has another number")
-    elif _fits(tensors, values_name, _Spec("int8", (kept, BLOCK)), problems):
+        problems.append(f"tensor {mask_name} keeps {kept} {form.unit}, but {values_name} has another number")
+    elif _fits(tensors, values_name, _Spec(form.dtype, (kept, *form.tail)), problems):
         _check_values(values_name, tensors[values_name], problems)
     return belonging
 
@@ -160,8 +278,49 @@ def _check_values(name: str, tensor: NDArray[Any], problems: list[str]) -> None:
 def _check_shared_input(
     tensors: Tensors, layer: names.LayerNames, sound: set[str], problems: list[str]
 ) -> None:
-    """Query, key and value read the same quantized tensor, so they must agree on how it is quantized."""
+    """Those of query, key and value that are int8 read one quantized tensor: they must agree on how."""
     for suffix in (names.INPUT_SCALE, names.INPUT_ZERO_POINT):
         keys = [names.tensor_name(module, suffix) for module in (layer.query, layer.key, layer.value)]
-        if sound.issuperset(keys) and len({tensors[key].tobytes() for key in keys}) > 1:
+        if len({tensors[key].tobytes() for key in keys if key in sound}) > 1:
             problems.append(f"query, key and value of {layer.attention} have different values of {suffix}")
+
+
+def _check_leftovers(tensors: Tensors, shape: ModelShape, parts: Int8Parts, problems: list[str]) -> set[str]:
+    """Finds scales beside float32 tensors, which no one would read; returns their names."""
+    suffixes: dict[str, Iterable[str]] = {}
+    for layer in range(shape.num_layers):
+        modules = names.linear_names(layer, shape.prefix)
+        suffixes |= dict.fromkeys(modules.linears.values(), _INT8_ONLY)
+        suffixes[modules.attention] = _ATTENTION
+    if not parts.embeddings:
+        tables = names.embedding_names(shape.prefix).tables.values()
+        suffixes |= dict.fromkeys(tables, (names.WEIGHT_SCALE,))
+    found: set[str] = set()
+    for module, wanted in suffixes.items():
+        if module not in parts.linears and module not in parts.attention:
+            for name in _stored(tensors, module, wanted):
+                problems.append(f"tensor {name} quantizes to int8, but {module} is float32")
+                found.add(name)
+    return found
+
+
+def _check_announced(
+    shape: ModelShape, quantization: QuantizationConfig, parts: Int8Parts, problems: list[str]
+) -> None:
+    """Compares the config with what is there; attentions and tables that it names have been looked for."""
+    total = sum(1 for _ in expected_linears(shape))
+    for entry, what, count, whole, all_int8 in (
+        ("weights", "linear layers", len(parts.linears), total, "s8_per_row"),
+        ("attention", "attentions", len(parts.attention), shape.num_layers, "int8"),
+    ):
+        announced = getattr(quantization, entry)
+        if announced != _entry(count, whole, all_int8):
+            problems.append(
+                f"quantization_config.{entry} is {announced!r}, but {count} of {whole} {what} are int8"
+            )
+
+
+def _stored(tensors: Tensors, module: str, suffixes: Iterable[str]) -> list[str]:
+    """Returns those names of a module's tensors that the file holds."""
+    wanted = (names.tensor_name(module, suffix) for suffix in suffixes)
+    return [name for name in wanted if name in tensors]

@@ -19,7 +19,7 @@ from secateur.bench.measure import Timing, measure
 from secateur.bench.synthetic import SHAPES, write_synthetic
 from secateur.bench.worker import Case
 from secateur.commands.console import print_table, show_json
-from secateur.errors import DataError, UnsupportedError
+from secateur.errors import DataError
 
 __all__ = ["Request", "run"]
 
@@ -55,7 +55,7 @@ class Synthetic:
         name: A key of `SHAPES`.
         pattern: One of `PATTERNS`.
         sparsity: Fraction of zeros.
-        quantized: Whether its weights are int8.
+        quantized: Whether it is int8 throughout, else float32 throughout.
         layers: Another number of layers than the model has, or None.
     """
 
@@ -140,8 +140,6 @@ def _folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Path]:
         yield model
         return
     assert synthetic is not None
-    if not synthetic.quantized:
-        raise UnsupportedError("The engine runs only int8 models so far: add --quantized.")
     with tempfile.TemporaryDirectory(prefix="secateur-") as temporary:
         yield write_synthetic(
             Path(temporary) / "model",
@@ -149,6 +147,7 @@ def _folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Path]:
             pattern=synthetic.pattern,
             sparsity=synthetic.sparsity,
             num_layers=synthetic.layers,
+            quantized=synthetic.quantized,
         )
 
 

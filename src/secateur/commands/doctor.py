@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.bench.machine import describe_machine, engine_cpu_info, installed_versions
+from secateur.checkpoint import FORMAT_VERSIONS
 from secateur.commands.console import output, print_table, show_json
 from secateur.runtime.threads import usable_threads
 
@@ -36,6 +37,7 @@ def run(json_file: Path | None) -> None:
         ("CPU", machine["cpu"]),
         ("instruction sets", ", ".join(machine["isas"]) or "unknown: the engine is not built"),
         ("chosen", engine["isa"] or "none"),
+        ("checkpoints", found["checkpoints"]),
         ("cores", str(machine["cores"])),
         ("threads by default", f"{engine['threads']} ({found['threads_because']})"),
         ("memory", f"{machine['memory_gb']} GB" if machine["memory_gb"] else "unknown"),
@@ -55,8 +57,8 @@ def examine() -> dict[str, Any]:
     """Gathers what the command prints.
 
     Returns:
-        `machine` (see `describe_machine`), `engine` (`isa`, `threads`), `threads_because`, `compiler`,
-        `problems` (sentences that end with what to do).
+        `machine` (see `describe_machine`), `engine` (`isa`, `threads`), `checkpoints` (what can be read),
+        `threads_because`, `compiler`, `problems` (sentences that end with what to do).
     """
     machine = describe_machine()
     info = engine_cpu_info()
@@ -65,7 +67,7 @@ def examine() -> dict[str, Any]:
     if info is not None and isa is not None and isa not in _FAST_ISAS:
         problems.append(
             f"The engine runs on {isa}: this CPU, or SECATEUR_ISA, has no int8 dot product, so int8 is "
-            "slower than it could be."
+            "slower than it could be; float32 is not affected."
         )
     for extra, packages in _EXTRAS.items():
         missing = [name for name, version in installed_versions(packages).items() if version is None]
@@ -81,6 +83,7 @@ def examine() -> dict[str, Any]:
     return {
         "machine": machine,
         "engine": {"isa": isa, "threads": threads},
+        "checkpoints": f"int8, float32 and mixed; format {' and '.join(map(str, FORMAT_VERSIONS))}",
         "threads_because": because,
         "compiler": _compiler(),
         "problems": problems,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from secateur.bench.machine import engine_cpu_info
-from secateur.checkpoint import Checkpoint, embedding_names, head_names, read_checkpoint
+from secateur.checkpoint import Checkpoint, embedding_names, find_int8_parts, head_names, read_checkpoint
+from secateur.checkpoint.layout import expected_linears
 from secateur.commands.console import note, print_table, show_json
 
 __all__ = ["examine", "run"]
@@ -29,7 +31,8 @@ def run(model: Path, isa: str | None, json_file: Path | None) -> None:
     shape = found["shape"]
     title = (
         f"{model}: {shape['num_layers']} layers, hidden size {shape['hidden_size']}, "
-        f"{shape['num_heads']} heads, {len(found['labels'])} labels; {found['quantization']['pattern']}, "
+        f"{shape['num_heads']} heads, {len(found['labels'])} labels; {_described(found['numbers'])}, "
+        f"{found['quantization']['pattern']}, "
         f"{found['quantization']['sparsity']:.1%} of the encoder's weights are zero"
     )
     sizes = found["size_mb"]
@@ -60,8 +63,9 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         isa: An instruction set to choose kernels for; None for the best.
 
     Returns:
-        `shape`, `labels`, `quantization`, `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and
-        `steps` (empty where the engine is not built).
+        `shape`, `labels`, `quantization`, `numbers` (`all`: int8, float32 or mixed; `int8_linears` of how
+        many `linears`, `int8_attentions` of how many `attentions`, `embeddings`), `size_mb` (`embeddings`,
+        `encoder`, `head`, `file`), `isa` and `steps` (empty where the engine is not built).
     """
     checkpoint = read_checkpoint(model)
     steps: list[dict[str, Any]] = []
@@ -75,10 +79,33 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         "shape": vars(checkpoint.shape),
         "labels": checkpoint.labels,
         "quantization": checkpoint.quantization.model_dump(),
+        "numbers": _numbers(checkpoint),
         "size_mb": _sizes(checkpoint),
         "isa": chosen,
         "steps": steps,
     }
+
+
+def _numbers(checkpoint: Checkpoint) -> dict[str, Any]:
+    parts = find_int8_parts(checkpoint.tensors, checkpoint.shape, checkpoint.quantization)
+    return {
+        "all": checkpoint.quantization.numbers,
+        "int8_linears": len(parts.linears),
+        "linears": sum(1 for _ in expected_linears(checkpoint.shape)),
+        "int8_attentions": len(parts.attention),
+        "attentions": checkpoint.shape.num_layers,
+        "embeddings": "int8" if parts.embeddings else "float32",
+    }
+
+
+def _described(numbers: Mapping[str, Any]) -> str:
+    if numbers["all"] != "mixed":
+        return str(numbers["all"])
+    return (
+        f"mixed (int8: {numbers['int8_linears']} of {numbers['linears']} matrices, "
+        f"{numbers['int8_attentions']} of {numbers['attentions']} attentions; "
+        f"embeddings {numbers['embeddings']})"
+    )
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, float]:

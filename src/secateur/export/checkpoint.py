@@ -1,4 +1,4 @@
-"""Writes a fake-quantized PyTorch model as a checkpoint: the file holds what the model computed with."""
+"""Writes a PyTorch model as a checkpoint: the file holds what the model computed with, in int8 or float32."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ from torch import Tensor, nn
 from secateur.affine import S8_MAX, S8_MIN, quantize, symmetric_scale
 from secateur.checkpoint import (
     LayerNames,
-    QuantizationConfig,
     check_target,
     embedding_names,
+    encode_float_weight,
     encode_weight,
     head_names,
     linear_names,
+    quantization_of,
     tensor_name,
     write_checkpoint,
 )
 from secateur.checkpoint import names as keys
+from secateur.checkpoint.config import parse_shape
 from secateur.errors import SecateurError, StructureError, UnsupportedError, problem_list
 from secateur.export.card import model_card
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
 from secateur.quantization.observer import ActivationQuantizer
-from secateur.quantization.qat import attention_quantizer, find_embeddings, input_quantizer
+from secateur.quantization.qat import (
+    attention_quantizer,
+    find_embeddings,
+    idle_quantizers,
+    input_quantizer,
+    rows_enabled,
+)
 from secateur.sparsity.mask import find_mask, unquantized_weight
 
 __all__ = ["export_checkpoint"]
@@ -56,8 +64,11 @@ def export_checkpoint(
 ) -> Path:
     """Writes a checkpoint folder from a live model, all of it or nothing.
 
+    What has quantizers is written as int8, the rest as float32: a model without any gives a float32
+    checkpoint, pruned or dense.
+
     Args:
-        model: A model for sequence classification, with quantizers whose ranges were observed.
+        model: A model for sequence classification; ranges of quantizers that it has were observed.
         tokenizer: Its fast tokenizer; padding and truncation are left out of what is written.
         out: Where to write; an older checkpoint there is replaced.
         recipe: The resolved recipe as YAML.
@@ -67,7 +78,7 @@ def export_checkpoint(
         The folder.
 
     Raises:
-        StructureError: If a quantizer is missing, switched off or never observed; names every one.
+        StructureError: If a quantizer is switched off, never observed or no longer used; names every one.
         CheckpointError: If something that is no checkpoint lies at `out`, or a tensor is not finite.
         UnsupportedError: If the model or the tokenizer cannot be written in this format.
     """
@@ -76,7 +87,7 @@ def export_checkpoint(
     prefix = keys.PREFIXES[model.config.model_type]
     _check_names(model, blocks, prefix)
     tensors: Tensors = {}
-    problems: list[str] = []
+    problems = [f"{name} is no longer used by all its layers" for name in idle_quantizers(model)]
     kept = total = 0
     for index, block in enumerate(blocks):
         names = linear_names(index, prefix)
@@ -87,17 +98,15 @@ def export_checkpoint(
             total += mask.size
         _put_plain(tensors, names.attn_norm, block.attn_norm)
         _put_plain(tensors, names.ffn_norm, block.ffn_norm)
+    _put_embeddings(tensors, model, prefix, problems)
     if problems:
         raise StructureError(problem_list("The model is not ready for export", problems))
-    _put_embeddings(tensors, model, prefix)
     head = head_names(prefix)
     for name in (head.pooler, head.classifier):
         _put_plain(tensors, name, model.get_submodule(name))
-    sparse = any(name.endswith(f".{keys.WEIGHT_VALUES}") for name in tensors)
     config = _config(model)
-    config["quantization_config"] = QuantizationConfig(
-        pattern="block4" if sparse else "dense", sparsity=1.0 - kept / total
-    ).model_dump()
+    shape = parse_shape(config, type(model).__name__)
+    config["quantization_config"] = quantization_of(tensors, shape, 1.0 - kept / total).model_dump()
     files = _tokenizer_files(tokenizer)
     return write_checkpoint(out, config, tensors, files, recipe, metrics, model_card(config, metrics))
 
@@ -124,17 +133,18 @@ def _put_linear(tensors: Tensors, projection: Projection, problems: list[str]) -
     weight = _array(unquantized_weight(linear))
     found = find_mask(linear)
     mask = _array(found.mask) if found is not None else weight != 0
-    scale = symmetric_scale(np.abs(weight).max(axis=1))
-    for suffix, tensor in encode_weight(weight, None if mask.all() else mask, scale).items():
-        tensors[tensor_name(name, suffix)] = tensor
-    tensors[tensor_name(name, keys.WEIGHT_SCALE)] = scale
+    pruned = None if mask.all() else mask
     bias = np.zeros(len(weight), np.float32) if linear.bias is None else _array(linear.bias)
     tensors[tensor_name(name, keys.BIAS)] = bias
     quantizer = input_quantizer(projection)
+    encoded: dict[str, Any]
     if quantizer is None:
-        problems.append(f"{name} has no quantizer: call attach_quantizers_ and train or calibrate first")
+        encoded = {**encode_float_weight(weight, pruned)}
     else:
+        scale = symmetric_scale(np.abs(weight).max(axis=1))
+        encoded = {**encode_weight(weight, pruned, scale), keys.WEIGHT_SCALE: scale}
         _put_range(tensors, name, keys.INPUT_SCALE, keys.INPUT_ZERO_POINT, quantizer, problems)
+    tensors |= {tensor_name(name, suffix): tensor for suffix, tensor in encoded.items()}
     return mask
 
 
@@ -143,7 +153,6 @@ def _put_attention(
 ) -> None:
     found = attention_quantizer(model, block)
     if found is None:
-        problems.append(f"{names.attention} has no quantizer")
         return
     module = names.attention
     _put_range(tensors, module, keys.QUERY_SCALE, keys.QUERY_ZERO_POINT, found.query, problems)
@@ -182,10 +191,19 @@ def _put_plain(tensors: Tensors, name: str, module: nn.Module) -> None:
     tensors[tensor_name(name, keys.BIAS)] = _array(module.bias)
 
 
-def _put_embeddings(tensors: Tensors, model: nn.Module, prefix: str) -> None:
+def _put_embeddings(tensors: Tensors, model: nn.Module, prefix: str, problems: list[str]) -> None:
     names = embedding_names(prefix)
-    for kind, table in find_embeddings(model).items():
+    tables = find_embeddings(model)
+    enabled = {names.tables[kind]: rows_enabled(table) for kind, table in tables.items()}
+    problems += [f"the quantizer of {name} is switched off" for name, on in enabled.items() if on is False]
+    if any(on is not None for on in enabled.values()):
+        lacking = [name for name, on in enabled.items() if on is None]
+        problems += [f"{name} has no quantizer, but another table does" for name in lacking]
+    for kind, table in tables.items():
         weight = _array(table.weight)
+        if rows_enabled(table) is None:
+            tensors[tensor_name(names.tables[kind], keys.WEIGHT)] = weight
+            continue
         scale = symmetric_scale(np.abs(weight).max(axis=1))
         q = quantize(weight, scale[:, None], 0, S8_MIN, S8_MAX).astype(np.int8)
         tensors[tensor_name(names.tables[kind], keys.WEIGHT)] = q

@@ -3,6 +3,7 @@
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.ptq import calibrate_
 from secateur.quantization.qat import (
+    QuantizedParts,
     attach_quantizers_,
     enable_quantizers_,
     find_quantizers,
@@ -14,6 +15,7 @@ from secateur.quantization.scheme import QuantScheme
 __all__ = [
     "ActivationQuantizer",
     "QuantScheme",
+    "QuantizedParts",
     "attach_quantizers_",
     "calibrate_",
     "enable_quantizers_",

@@ -20,6 +20,7 @@ __all__ = ["ATTENTION_NAME", "AttentionQuantizer", "choose_attention_", "int8_at
 
 ATTENTION_NAME = "secateur_int8"
 _ATTRIBUTE = "attention_quantizer"
+_FLOAT = "attends_in_float"
 
 
 class AttentionQuantizer(nn.Module):  # type: ignore[misc]
@@ -45,6 +46,15 @@ class AttentionQuantizer(nn.Module):  # type: ignore[misc]
         attention.register_module(_ATTRIBUTE, self)
         if not hasattr(sys.modules[type(attention).__module__], "ALL_ATTENTION_FUNCTIONS"):
             attention.forward = _DirectForward(attention)
+
+    @staticmethod
+    def leave_float_(attention: nn.Module) -> None:
+        """Lets `int8_attention` attend in float here, without a quantizer, where other layers have one.
+
+        Args:
+            attention: The module that transformers hands to an attention function.
+        """
+        setattr(attention, _FLOAT, True)
 
     @staticmethod
     def of(attention: nn.Module) -> AttentionQuantizer | None:
@@ -90,12 +100,12 @@ def int8_attention(
         UnsupportedError: If `scaling` is another one.
     """
     quantizer = AttentionQuantizer.of(module)
-    if quantizer is None:
+    if quantizer is None and not getattr(module, _FLOAT, False):
         raise StructureError(
             f"{type(module).__name__} runs {ATTENTION_NAME} attention without quantizers, because its config "
             f"is shared with a quantized model: give each model its own config."
         )
-    if not quantizer.enabled:
+    if quantizer is None or not quantizer.enabled:
         output, weights = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,20 +21,50 @@ from secateur.quantization.scheme import QuantScheme
 from secateur.quantization.simulation import GELUS, SimulatedActivation, SimulatedNorm
 
 __all__ = [
+    "QuantizedParts",
     "attach_quantizers_",
     "attention_quantizer",
     "enable_quantizers_",
     "find_embeddings",
     "find_quantizers",
     "freeze_observers_",
+    "idle_quantizers",
     "input_quantizer",
     "is_quantized",
+    "rows_enabled",
 ]
 
+_ROW_QUANTIZER = "row_quantizer"
 _ACTIVATION = "intermediate_act_fn"  # of the module that owns ffn_in
 
 
-def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enabled: bool = True) -> None:
+@dataclass(frozen=True)
+class QuantizedParts:
+    """What of a model shall compute in int8; the rest stays float32.
+
+    Attributes:
+        linears: Names of encoder linears (`Projection.name`), whose weight and input are quantized.
+        attention: Numbers of the layers that attend in int8, counted from 0.
+        embeddings: Whether the looked-up rows are quantized.
+    """
+
+    linears: Collection[str]
+    attention: Collection[int]
+    embeddings: bool
+
+    @classmethod
+    def everything(cls, blocks: Sequence[EncoderBlock]) -> QuantizedParts:
+        """Returns what a model is quantized in where nothing else is asked for."""
+        linears = [projection.name for block in blocks for projection in block.projections()]
+        return cls(frozenset(linears), range(len(blocks)), True)
+
+
+def attach_quantizers_(
+    model: nn.Module,
+    scheme: QuantScheme | None = None,
+    enabled: bool = True,
+    parts: QuantizedParts | None = None,
+) -> None:
     """Makes a model compute as the engine will, with gradients passing straight through the rounding.
 
     The state dict grows by a few small buffers, so attach before a saved run is resumed. Attach masks first:
@@ -41,9 +75,11 @@ def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enab
         model: A live model of a supported family, with or without masks.
         scheme: How ranges are learnt; the default where None.
         enabled: False attaches everything but lets the float model run until `enable_quantizers_`.
+        parts: What to quantize; all of it where None.
 
     Raises:
-        StructureError: If the model has quantizers already, or its modules are not where they should be.
+        StructureError: If the model has quantizers already, its modules are not where they should be, or
+            `parts` names none or others than it has.
         UnsupportedError: If the family is not supported.
 
     Source:
@@ -58,18 +94,21 @@ def attach_quantizers_(model: nn.Module, scheme: QuantScheme | None = None, enab
         raise StructureError("The model has quantizers already: attach them only once.")
     blocks = find_blocks(model)
     tables = find_embeddings(model)
-    for block in blocks:
-        _attach_block_(model, block, scheme.averaging)
-    _simulate_floats_(model, blocks)
-    for table in tables.values():
+    parts = parts or QuantizedParts.everything(blocks)
+    _check_parts(parts, blocks)
+    for index, block in enumerate(blocks):
+        _attach_block_(model, block, scheme.averaging, parts.linears, index in parts.attention)
+    for table in tables.values() if parts.embeddings else ():
         row_quantizer = _RowQuantizer()
-        table.add_module("row_quantizer", row_quantizer)
+        table.add_module(_ROW_QUANTIZER, row_quantizer)
         table.register_forward_hook(_QuantizedOutput(row_quantizer))
     device = next(model.parameters()).device
     for quantizer in find_quantizers(model).values():
         quantizer.to(device).train(model.training)
+    _simulate_floats_(model, blocks)
     enable_quantizers_(model, enabled)
-    choose_attention_(model)
+    if parts.attention:
+        choose_attention_(model)
 
 
 def enable_quantizers_(model: nn.Module, enabled: bool = True) -> None:
@@ -110,11 +149,11 @@ def find_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
 
 def is_quantized(model: nn.Module) -> bool:
     """Says whether `attach_quantizers_` has run on this model."""
-    return any(isinstance(module, ActivationQuantizer) for module in model.modules())
+    return any(isinstance(module, (ActivationQuantizer, _RowQuantizer)) for module in model.modules())
 
 
 def input_quantizer(projection: Projection) -> ActivationQuantizer | None:
-    """Returns what quantizes the input of a projection; query, key and value share one."""
+    """Returns what quantizes the input of a projection, or None; query, key and value share one."""
     forward = projection.linear.__dict__.get("forward")
     return forward.source.quantizer if isinstance(forward, _QuantizedForward) else None
 
@@ -122,6 +161,36 @@ def input_quantizer(projection: Projection) -> ActivationQuantizer | None:
 def attention_quantizer(model: nn.Module, block: EncoderBlock) -> AttentionQuantizer | None:
     """Returns what quantizes query, key and value of a layer, or None where nothing does."""
     return AttentionQuantizer.of(_attention_module(model, block))
+
+
+def rows_enabled(table: nn.Embedding) -> bool | None:
+    """Says whether the rows of a table are quantized just now; None where it has no quantizer."""
+    found = getattr(table, _ROW_QUANTIZER, None)
+    return found.enabled if isinstance(found, _RowQuantizer) else None
+
+
+def idle_quantizers(model: nn.Module) -> list[str]:
+    """Names the quantizers that not all layers use which they were attached to.
+
+    Code that replaces the forward of a linear layer takes its quantizer off without a trace elsewhere; such a
+    model computes otherwise than it was trained.
+
+    Args:
+        model: A live model of a supported family.
+    """
+    reads: Counter[int] = Counter()
+    wanted: dict[int, int] = {}
+    for block in find_blocks(model):
+        for projection in block.projections():
+            forward = projection.linear.__dict__.get("forward")
+            if isinstance(forward, _QuantizedForward):
+                reads[id(forward.source.quantizer)] += 1
+                wanted[id(forward.source.quantizer)] = forward.source.readers
+        attention = attention_quantizer(model, block)
+        for quantizer in () if attention is None else (attention.query, attention.key, attention.value):
+            reads[id(quantizer)] += 1
+    found = find_quantizers(model)
+    return [name for name, one in found.items() if reads[id(one)] < wanted.get(id(one), 1)]
 
 
 def find_embeddings(model: nn.Module) -> dict[str, nn.Embedding]:
@@ -157,13 +226,31 @@ def _find_embedding_norm(model: nn.Module) -> nn.LayerNorm:
     return norm
 
 
-def _attach_block_(model: nn.Module, block: EncoderBlock, averaging: float) -> None:
+def _check_parts(parts: QuantizedParts, blocks: list[EncoderBlock]) -> None:
+    known = QuantizedParts.everything(blocks)
+    wrong = sorted(set(parts.linears) - set(known.linears))
+    wrong += [f"attention of layer {index}" for index in sorted(set(parts.attention) - set(known.attention))]
+    if wrong:
+        raise StructureError(problem_list("The model has not all that shall be quantized", wrong))
+    if not (parts.linears or parts.attention or parts.embeddings):
+        raise StructureError("There is nothing to quantize: name linear layers, attention or the embeddings.")
+
+
+def _attach_block_(
+    model: nn.Module, block: EncoderBlock, averaging: float, linears: Collection[str], attends: bool
+) -> None:
     attention = _attention_module(model, block)
-    AttentionQuantizer(attention_name := f"{block.prefix}.attention", averaging).attach_(attention)
-    heads = [block.q, block.k, block.v]
-    _attach_input_(attention, heads, f"the input of {attention_name}", averaging)
+    attention_name = f"{block.prefix}.attention"
+    if attends:
+        AttentionQuantizer(attention_name, averaging).attach_(attention)
+    else:
+        AttentionQuantizer.leave_float_(attention)
+    heads = [projection for projection in (block.q, block.k, block.v) if projection.name in linears]
+    if heads:
+        _attach_input_(attention, heads, f"the input of {attention_name}", averaging)
     for projection in (block.attn_out, block.ffn_in, block.ffn_out):
-        _attach_input_(projection.linear, [projection], f"the input of {projection.name}", averaging)
+        if projection.name in linears:
+            _attach_input_(projection.linear, [projection], f"the input of {projection.name}", averaging)
 
 
 def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, averaging: float) -> None:
@@ -178,7 +265,8 @@ def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, ave
 
 def _simulate_floats_(model: nn.Module, blocks: list[EncoderBlock]) -> None:
     """Lets what lies between the integers, norms and activations, follow the engine in eval mode."""
-    gate = next(iter(find_quantizers(model).values()))
+    rows = (module for module in model.modules() if isinstance(module, _RowQuantizer))
+    gate = next(chain(find_quantizers(model).values(), rows))
     norms = [norm for block in blocks for norm in (block.attn_norm, block.ffn_norm)]
     for norm in (*norms, _find_embedding_norm(model)):
         norm.forward = SimulatedNorm(norm, gate)
@@ -201,7 +289,7 @@ class _SharedInput:
 
     def __init__(self, quantizer: ActivationQuantizer, readers: int) -> None:
         self.quantizer = quantizer
-        self._readers = readers
+        self.readers = readers
         self._reads_left = 0
         self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
@@ -209,7 +297,7 @@ class _SharedInput:
         """Returns centred integers and scale, see `ActivationQuantizer.forward`."""
         if self._last is None or self._last[0] is not x:
             self._last = (x, self.quantizer(x))
-            self._reads_left = self._readers
+            self._reads_left = self.readers
         result = self._last[1]
         self._reads_left -= 1
         if self._reads_left <= 0:

@@ -27,6 +27,10 @@ def lower(checkpoint: Checkpoint) -> dict[str, Any]:
     Returns:
         `hidden_size`, `num_heads`, `max_tokens`, `norm_eps` and `steps`: embed; for each layer query, key,
         value, attention, attn_out, add_norm, ffn_in, ffn_out, add_norm; head. Arrays are the checkpoint's.
+        A linear step has `weight` (int8 or float32 [N, K]), or `values` and `mask` (int8 [B, 4] with a bit a
+        block, or float32 [B] with a bit a weight), and `bias`. What is float32 lacks the entries that
+        quantize: `scale`, `input_scale` and `input_zero_point` of a linear step, `query_scale`,
+        `query_zero_point`, `key_scale` and `value_scale` of an attention step, `<kind>_scale` of a table.
     """
     shape, tensors = checkpoint.shape, checkpoint.tensors
     steps = [_embed(tensors, shape.prefix)]
@@ -63,7 +67,9 @@ def _embed(tensors: Tensors, prefix: str) -> Step:
     step: Step = {"op": "embed"}
     for kind, module in names.tables.items():
         step[kind] = tensors[tensor_name(module, keys.WEIGHT)]
-        step[f"{kind}_scale"] = tensors[tensor_name(module, keys.WEIGHT_SCALE)]
+        scale = tensors.get(tensor_name(module, keys.WEIGHT_SCALE))
+        if scale is not None:
+            step[f"{kind}_scale"] = scale
     step["gamma"] = tensors[tensor_name(names.norm, keys.WEIGHT)].reshape(-1)
     step["beta"] = tensors[tensor_name(names.norm, keys.BIAS)].reshape(-1)
     return step
@@ -77,20 +83,27 @@ def _linear(tensors: Tensors, role: str, module: str, size: tuple[int, int]) -> 
     else:
         values = tensors[tensor_name(module, keys.WEIGHT_VALUES)]
         step |= {"values": values, "mask": tensors[tensor_name(module, keys.WEIGHT_MASK)]}
+    step["bias"] = tensors[tensor_name(module, keys.BIAS)]
+    scale = tensors.get(tensor_name(module, keys.WEIGHT_SCALE))
+    if scale is None:
+        return step
     return step | {
-        "scale": tensors[tensor_name(module, keys.WEIGHT_SCALE)],
-        "bias": tensors[tensor_name(module, keys.BIAS)],
+        "scale": scale,
         "input_scale": _number(tensors, module, keys.INPUT_SCALE),
         "input_zero_point": int(_number(tensors, module, keys.INPUT_ZERO_POINT)),
     }
 
 
 def _attention(tensors: Tensors, names: LayerNames, num_heads: int, head_dim: int) -> Step:
-    return {
+    step: Step = {
         "op": "attention",
         "name": names.attention,
         "num_heads": num_heads,
         "head_dim": head_dim,
+    }
+    if tensor_name(names.attention, keys.QUERY_SCALE) not in tensors:
+        return step
+    return step | {
         "query_scale": _number(tensors, names.attention, keys.QUERY_SCALE),
         "query_zero_point": int(_number(tensors, names.attention, keys.QUERY_ZERO_POINT)),
         "key_scale": _number(tensors, names.attention, keys.KEY_SCALE),
