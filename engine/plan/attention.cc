@@ -73,6 +73,16 @@ void AttentionStep::run(Call& call, const Worker& worker) const {
   }
 }
 
-std::vector<StepInfo> AttentionStep::info() const { return {{name_, kernel_->name, 0, 0, 1.0, 0}}; }
+std::vector<StepInfo> AttentionStep::info() const { return {{name_, kernel_->name, 0, 0, 1.0, 0, "u8s8"}}; }
+
+StepWork AttentionStep::work(const Call& call) const {
+  StepWork work{(over_first_ ? call.first : call.all).tokens, 0, 0};
+  for (int32_t s = 0; s < call.batch_size; ++s) {
+    const int64_t keys = call.offsets[s + 1] - call.offsets[s];
+    work.macs += 2 * (over_first_ ? 1 : keys) * keys * num_heads_ * head_dim_;  // scores and values
+  }
+  work.executed_macs = work.macs;
+  return work;
+}
 
 }  // namespace secateur

@@ -13,6 +13,7 @@ class AttentionStep final : public Step {
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override;
   size_t scratch_bytes(int32_t longest) const override { return attention_scratch_bytes(longest, head_dim_); }
 
   OutputScale out;  // of the context, set by the projection that reads it

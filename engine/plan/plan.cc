@@ -48,7 +48,7 @@ struct Plan::Threads {
 Plan::Plan(const PlanDescription& description, Isa isa, int32_t num_threads) : isa_(isa), num_threads_(num_threads) {
   check(num_threads >= 1 && num_threads <= 1024, "num_threads must be 1 .. 1024");
   build(description);
-  nanoseconds_ = std::vector<std::atomic<int64_t>>(steps_.size());
+  counters_ = std::vector<Counters>(steps_.size());
   threads();
 }
 
@@ -164,8 +164,13 @@ void Plan::run_steps(Call& call, Worker worker, Barrier* barrier) {
     if (barrier != nullptr) barrier->wait();
     if (!timed) continue;
     const int64_t after = now();
-    nanoseconds_[i].fetch_add(after - before, std::memory_order_relaxed);
-    before = after;
+    Counters& counters = counters_[i];
+    const StepWork work = steps_[i]->work(call);
+    counters.nanoseconds.fetch_add(after - before, std::memory_order_relaxed);
+    counters.tokens.fetch_add(work.tokens, std::memory_order_relaxed);
+    counters.macs.fetch_add(work.macs, std::memory_order_relaxed);
+    counters.executed_macs.fetch_add(work.executed_macs, std::memory_order_relaxed);
+    before = now();
   }
   if (timed) profiled_runs_.fetch_add(1, std::memory_order_relaxed);
 }
@@ -173,17 +178,26 @@ void Plan::run_steps(Call& call, Worker worker, Barrier* barrier) {
 std::vector<Plan::StepProfile> Plan::steps() const {
   std::vector<StepProfile> rows;
   for (size_t i = 0; i < steps_.size(); ++i) {
-    double milliseconds = static_cast<double>(nanoseconds_[i].load()) * 1e-6;
+    const Counters& counters = counters_[i];
+    StepProfile row;
+    row.step = static_cast<int32_t>(i);
+    row.milliseconds = static_cast<double>(counters.nanoseconds.load()) * 1e-6;
+    row.work = {counters.tokens.load(), counters.macs.load(), counters.executed_macs.load()};
     for (StepInfo& info : steps_[i]->info()) {
-      rows.push_back({std::move(info), milliseconds});
-      milliseconds = 0;
+      row.info = std::move(info);
+      rows.push_back(row);
+      row.milliseconds = 0;
+      row.work = {};
     }
   }
   return rows;
 }
 
 void Plan::set_profiling(bool on) {
-  for (std::atomic<int64_t>& total : nanoseconds_) total = 0;
+  for (Counters& counters : counters_)
+    for (std::atomic<int64_t>* total :
+         {&counters.nanoseconds, &counters.tokens, &counters.macs, &counters.executed_macs})
+      *total = 0;
   profiled_runs_ = 0;
   profiling_ = on;
 }

@@ -43,11 +43,13 @@ class Plan {
   int32_t num_labels() const { return head_->num_labels(); }
   int64_t max_sequence() const { return max_sequence_; }
 
-  // One row a product or other step, in order, with the milliseconds spent in it since profiling was switched on
-  // (a step of several products has its time at the first of them).
+  // One row a product or other step, in order, with what was done in it since profiling was switched on (a step of
+  // several products has its time and work at the first of them).
   struct StepProfile {
     StepInfo info;
+    int32_t step = 0;  // rows of one step were timed together
     double milliseconds = 0;
+    StepWork work;
   };
   std::vector<StepProfile> steps() const;
   void set_profiling(bool on);
@@ -71,7 +73,10 @@ class Plan {
 
   std::atomic<Threads*> threads_{nullptr};
   std::atomic<bool> profiling_{false};
-  std::vector<std::atomic<int64_t>> nanoseconds_;
+  struct Counters {
+    std::atomic<int64_t> nanoseconds{0}, tokens{0}, macs{0}, executed_macs{0};
+  };
+  std::vector<Counters> counters_;
   std::atomic<int64_t> profiled_runs_{0};
 };
 
