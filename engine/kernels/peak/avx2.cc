@@ -14,7 +14,7 @@ __attribute__((always_inline)) inline void forget(__m256i& value) { asm volatile
 }  // namespace
 
 int64_t peak_u8s8_avx2(int64_t rounds, int32_t x, int32_t w) {
-  constexpr int32_t kChains = 8;
+  constexpr int32_t kChains = 4;
   __m256i acc[kChains];
   for (__m256i& chain : acc) {
     chain = _mm256_setzero_si256();
@@ -23,7 +23,7 @@ int64_t peak_u8s8_avx2(int64_t rounds, int32_t x, int32_t w) {
   __m256i tokens = _mm256_set1_epi8(static_cast<char>(x));
   const __m256i weights = _mm256_set1_epi8(static_cast<char>(w)), ones = _mm256_set1_epi16(1);
   for (; rounds > 0; --rounds)
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int32_t i = 0; i < kChains; ++i) {
       forget(tokens);
       const __m256i first = _mm256_maddubs_epi16(tokens, weights);
