@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "base/isa.h"
+#include "kernels/peak/peak.h"
 #include "plan/packed_model.h"
 #include "plan/plan.h"
 
@@ -234,7 +235,7 @@ class PyPlan {
 
   nb::list steps() const {
     nb::list rows;
-    const auto runs = static_cast<double>(plan_->profiled_runs());
+    const auto calls = static_cast<double>(plan_->profiled_calls());
     for (const Plan::StepProfile& step : plan_->steps()) {
       nb::dict row;
       row["name"] = step.info.name;
@@ -243,7 +244,14 @@ class PyPlan {
       row["k"] = step.info.k;
       row["density"] = step.info.density;
       row["packed_bytes"] = step.info.packed_bytes;
-      row["ms"] = runs > 0 ? step.milliseconds / runs : 0.0;
+      row["type"] = step.info.type;
+      row["tile"] = nb::make_tuple(step.info.tile_tokens, step.info.tile_rows);
+      row["step"] = step.step;
+      const auto a_call = [&](auto total) { return calls > 0 ? static_cast<double>(total) / calls : 0.0; };
+      row["ms"] = a_call(step.milliseconds);
+      row["tokens"] = a_call(step.work.tokens);
+      row["macs"] = a_call(step.work.macs);
+      row["executed_macs"] = a_call(step.work.executed_macs);
       rows.append(row);
     }
     return rows;
@@ -283,6 +291,20 @@ nb::dict cpu_info() {
   return info;
 }
 
+nb::dict measure_peaks(const std::string& name) {
+  const Isa isa = resolve_isa(name.c_str());
+  double rates[2];
+  {
+    nb::gil_scoped_release release;
+    rates[0] = measure_peak(select_peak(kU8S8, isa));
+    rates[1] = measure_peak(select_peak(kF32, isa));
+  }
+  nb::dict peaks;
+  peaks["u8s8"] = rates[0];
+  peaks["f32"] = rates[1];
+  return peaks;
+}
+
 }  // namespace
 }  // namespace secateur
 
@@ -295,6 +317,9 @@ NB_MODULE(_engine, m) {
   m.def(
       "resolve_isa", [](const std::string& name) { return secateur::isa_name(secateur::resolve_isa(name.c_str())); },
       "name"_a = "", "The instruction set of that name; '' takes SECATEUR_ISA, else the best. Raises ValueError.");
+  m.def("measure_peak", &secateur::measure_peaks, "isa"_a = "",
+        "GMAC/s that one thread reaches on registers with what that instruction set has, by type: u8s8 and f32. Takes "
+        "some 50 ms. Raises ValueError.");
   using IsaName = std::optional<std::string>;
   using MaxTokens = std::optional<int64_t>;
   nb::class_<PyModel>(m, "Model")
@@ -311,7 +336,10 @@ NB_MODULE(_engine, m) {
       .def("run", &PyPlan::run, "input_ids"_a.noconvert(), "token_type_ids"_a.noconvert().none(),
            "offsets"_a.noconvert(),
            "Logits [batch_size, num_labels] float32 of a ragged batch of int32 token ids. Thread-safe.")
-      .def("steps", &PyPlan::steps, "Name, kernel, n, k, density, packed_bytes and mean ms of every step.")
+      .def("steps", &PyPlan::steps,
+           "One dict a product or other step: name, kernel, n, k, density, packed_bytes, type, tile (tokens, rows); of "
+           "a "
+           "run while profiling: ms, tokens, macs, executed_macs; rows with the same step were timed together.")
       .def("profile", &PyPlan::profile, "on"_a, "Starts (from zero) or stops timing the steps.")
       .def("arena_bytes", &PyPlan::arena_bytes, "Bytes kept for the activations of later calls.")
       .def_prop_ro("isa", [](const PyPlan& p) { return secateur::isa_name(p.model().isa()); })

@@ -3,7 +3,7 @@
 // Weights are bell-shaped, pruned by the size of their blocks and quantized per row, as trained ones are. A time is
 // the best of many rounds with warm caches. "eff" counts all multiplications of the dense matrix, "exec" those of the
 // blocks that are stored (float32: of the weights, which are pruned one by one); "peak" is exec's share of what the
-// instruction does on registers.
+// same instructions do on registers (kernels/peak).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -20,6 +20,7 @@
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
 #include "kernels/gemv_f32/gemv_f32.h"
 #include "kernels/layer_norm/layer_norm.h"
+#include "kernels/peak/peak.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
 
 namespace secateur::bench {
@@ -41,51 +42,6 @@ AlignedBuffer<int8_t> bell_buffer(size_t size, uint32_t seed) {
   std::normal_distribution<float> normal(0.0f, 21.0f);
   for (size_t i = 0; i < size; ++i) buffer[i] = static_cast<int8_t>(std::clamp(normal(engine), -127.0f, 127.0f));
   return buffer;
-}
-
-// GMAC/s of the best int8 instruction on registers; 0 where it is not known how to measure it.
-double register_peak(Isa isa, const char** instruction) {
-  *instruction = "-";
-#if defined(__x86_64__)
-  constexpr int64_t kRounds = 2000000;
-  const auto rate = [&](auto loop, int32_t products) {
-    return static_cast<double>(kRounds) * 8 * products / fastest([&] { loop(kRounds); }) * 1e-9;
-  };
-  if (isa_includes(isa, kAvx512Vnni)) {
-    *instruction = "vpdpbusd zmm";
-    return rate(
-        [](int64_t n) {
-          asm volatile(
-              "1: vpdpbusd %%zmm8, %%zmm8, %%zmm0\n vpdpbusd %%zmm8, %%zmm8, %%zmm1\n"
-              "vpdpbusd %%zmm8, %%zmm8, %%zmm2\n vpdpbusd %%zmm8, %%zmm8, %%zmm3\n"
-              "vpdpbusd %%zmm8, %%zmm8, %%zmm4\n vpdpbusd %%zmm8, %%zmm8, %%zmm5\n"
-              "vpdpbusd %%zmm8, %%zmm8, %%zmm6\n vpdpbusd %%zmm8, %%zmm8, %%zmm7\n"
-              "dec %0\n jnz 1b\n vzeroupper"
-              : "+r"(n)
-              :
-              : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "cc");
-        },
-        64);
-  }
-  if (isa_includes(isa, kAvx2)) {
-    *instruction = "vpmaddubsw ymm";
-    return rate(
-        [](int64_t n) {
-          asm volatile(
-              "1: vpmaddubsw %%ymm8, %%ymm8, %%ymm0\n vpmaddubsw %%ymm8, %%ymm8, %%ymm1\n"
-              "vpmaddubsw %%ymm8, %%ymm8, %%ymm2\n vpmaddubsw %%ymm8, %%ymm8, %%ymm3\n"
-              "vpmaddubsw %%ymm8, %%ymm8, %%ymm4\n vpmaddubsw %%ymm8, %%ymm8, %%ymm5\n"
-              "vpmaddubsw %%ymm8, %%ymm8, %%ymm6\n vpmaddubsw %%ymm8, %%ymm8, %%ymm7\n"
-              "dec %0\n jnz 1b\n vzeroupper"
-              : "+r"(n)
-              :
-              : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "cc");
-        },
-        32);
-  }
-#endif
-  (void)isa;
-  return 0;
 }
 
 struct Weights {
@@ -137,9 +93,9 @@ double time_product(const ProductKernel& kernel, const PackedWeights& packed, in
 }
 
 void bench_product(const ProductKernel& kernel, bool sparse) {
-  const char* instruction;
-  const double peak = register_peak(kernel.isa, &instruction);
-  std::printf("\n%s (peak %.0f GMAC/s, %s)\n", kernel.name, peak, instruction);
+  const PeakKernel& best = select_peak(kU8S8, kernel.isa);
+  const double peak = measure_peak(best);
+  std::printf("\n%s (peak %.0f GMAC/s, %s)\n", kernel.name, peak, best.name);
   std::printf("%5s %5s %8s %4s %10s %8s %8s %6s\n", "N", "K", "sparsity", "M", "us", "eff", "exec", "peak");
   constexpr int32_t kShapes[][2] = {{384, 384}, {1536, 384}, {384, 1536}, {768, 768}, {3072, 768}, {768, 3072}};
   for (const auto& [rows, cols] : kShapes)
@@ -152,7 +108,7 @@ void bench_product(const ProductKernel& kernel, bool sparse) {
         const double dense = static_cast<double>(rows) * cols * tokens / seconds * 1e-9;
         const double executed = static_cast<double>(weights.values.size()) * tokens / seconds * 1e-9;
         std::printf("%5d %5d %8.2f %4d %10.2f %8.0f %8.0f %5.0f%%\n", rows, cols, sparsity, tokens, seconds * 1e6,
-                    dense, executed, peak > 0 ? 100 * executed / peak : 0.0);
+                    dense, executed, 100 * executed / peak);
       }
     }
 }

@@ -14,5 +14,6 @@ int main(int argc, char** argv) {
   secateur::tests::test_layer_norm(report);
   secateur::tests::test_embedding(report);
   secateur::tests::test_gemv_f32(report);
+  secateur::tests::test_peak(report);
   return report.finish();
 }

@@ -127,11 +127,22 @@ void AttentionStep::run(Call& call, const Worker& worker) const {
 }
 
 std::vector<StepInfo> AttentionStep::info() const {
-  return {{name_, kernel_f32_ != nullptr ? kernel_f32_->name : kernel_->name, 0, 0, 1.0, 0}};
+  return {{name_, kernel_f32_ != nullptr ? kernel_f32_->name : kernel_->name, 0, 0, 1.0, 0,
+           kernel_f32_ != nullptr ? "f32" : "u8s8"}};
 }
 
 size_t AttentionStep::scratch_bytes(int32_t longest) const {
   return kernel_f32_ != nullptr ? attention_f32_scratch_bytes(longest) : attention_scratch_bytes(longest, head_dim_);
+}
+
+StepWork AttentionStep::work(const Call& call) const {
+  StepWork work{(over_first_ ? call.first : call.all).tokens, 0, 0};
+  for (int32_t s = 0; s < call.batch_size; ++s) {
+    const int64_t keys = call.offsets[s + 1] - call.offsets[s];
+    work.macs += 2 * (over_first_ ? 1 : keys) * keys * num_heads_ * head_dim_;  // scores and values
+  }
+  work.executed_macs = work.macs;
+  return work;
 }
 
 }  // namespace secateur

@@ -15,6 +15,7 @@ class AttentionStep final : public Step {
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override;
   size_t scratch_bytes(int32_t longest) const override;
 
  private:

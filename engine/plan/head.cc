@@ -62,9 +62,17 @@ void HeadStep::run(Call& call, const Worker& worker) const {
 std::vector<StepInfo> HeadStep::info() const {
   std::vector<StepInfo> rows;
   if (has_pooler_)
-    rows.push_back({"pooler", kernel_->name, hidden_, hidden_, 1.0, static_cast<int64_t>(pooler_.w.bytes())});
-  rows.push_back({"classifier", kernel_->name, num_labels_, hidden_, 1.0, static_cast<int64_t>(classifier_.w.bytes())});
+    rows.push_back(
+        {"pooler", kernel_->name, hidden_, hidden_, 1.0, static_cast<int64_t>(pooler_.w.bytes()), "f32", 1, hidden_});
+  rows.push_back({"classifier", kernel_->name, num_labels_, hidden_, 1.0, static_cast<int64_t>(classifier_.w.bytes()),
+                  "f32", 1, num_labels_});
   return rows;
+}
+
+StepWork HeadStep::work(const Call& call) const {
+  const int64_t rows = num_labels_ + (has_pooler_ ? hidden_ : 0);
+  const int64_t macs = call.batch_size * rows * hidden_;
+  return {call.batch_size, macs, macs};
 }
 
 size_t HeadStep::scratch_bytes(int32_t) const {

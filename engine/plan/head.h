@@ -12,6 +12,7 @@ class HeadStep final : public Step {
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override;
   size_t scratch_bytes(int32_t longest) const override;
   int32_t num_labels() const { return num_labels_; }
 

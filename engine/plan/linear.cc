@@ -169,6 +169,7 @@ void pack_s8(const LinearRecord& record, Isa isa, LinearPart& part) {
   const bool dense = part.density > kDenseFrom;
   if (dense) blocks = collect(record, /*keep_zeros=*/true);
   part.kernel = dense ? &select_gemm_u8s8(isa) : &select_spmm_u8s8(isa);
+  part.stored = blocks.count() * kBlock;
   part.weights = part.kernel->pack({part.n, part.k, blocks.row_start.data(), blocks.col.data(), blocks.values.data()});
 
   part.scale.resize(record.n);
@@ -262,9 +263,19 @@ void LinearStep::run(Call& call, const Worker& worker) const {
 std::vector<StepInfo> LinearStep::info() const {
   std::vector<StepInfo> rows;
   for (const LinearPart& part : parts_)
-    rows.push_back(
-        {part.name, part.kernel_name(), part.n, part.k, part.density, static_cast<int64_t>(part.weights.data.bytes())});
+    rows.push_back({part.name, part.kernel_name(), part.n, part.k, part.density,
+                    static_cast<int64_t>(part.weights.data.bytes()), part.kernel_f32 != nullptr ? "f32" : "u8s8", kTile,
+                    std::min(kRowBlock, part.n)});
   return rows;
+}
+
+StepWork LinearStep::work(const Call& call) const {
+  StepWork work{(over_first_ ? call.first : call.all).tokens, 0, 0};
+  for (const LinearPart& part : parts_) {
+    work.macs += work.tokens * part.n * part.k;
+    work.executed_macs += work.tokens * part.stored;
+  }
+  return work;
 }
 
 // Sums are int32 or float.

@@ -18,6 +18,7 @@ struct LinearPart {
   PackedWeights weights;
   int32_t n = 0, k = 0;
   double density = 1.0;
+  int64_t stored = 0;        // weights that the kernel multiplies with
   std::vector<float> scale;  // int8 only: [N] of the accumulator, input_scale * weight_scale
   std::vector<float> bias;   // [N]; int8: zero point folded in
   Sink sink = Sink::kResidual;
@@ -44,6 +45,7 @@ class LinearStep final : public Step {
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override;
   size_t scratch_bytes(int32_t longest) const override;
 
  private:

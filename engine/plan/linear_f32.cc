@@ -78,6 +78,7 @@ void pack_f32(const LinearRecord& record, Isa isa, LinearPart& part) {
   const bool dense = part.density > kDenseFrom;
   const Entries entries = collect(record, dense);
   part.kernel_f32 = dense ? &select_gemm_f32(isa) : &select_spmm_f32(isa);
+  part.stored = static_cast<int64_t>(entries.values.size());
   part.weights =
       part.kernel_f32->pack({part.n, part.k, entries.row_start.data(), entries.col.data(), entries.values.data()});
   part.bias.assign(record.bias.data, record.bias.data + record.n);

@@ -15,6 +15,7 @@ class NormStep : public Step {
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override { return {(over_first_ ? call.first : call.all).tokens, 0, 0}; }
 
   Output out;  // of the quantized form; none where nothing reads it
 
@@ -53,6 +54,7 @@ class FirstTokenStep final : public Step {
   FirstTokenStep(int64_t hidden, bool quantized) : hidden_(static_cast<int32_t>(hidden)), quantized_(quantized) {}
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override { return {call.first.tokens, 0, 0}; }
 
  private:
   int32_t hidden_;

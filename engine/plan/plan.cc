@@ -61,7 +61,7 @@ Plan::Plan(std::shared_ptr<const PackedModel> model, int32_t num_threads, int64_
     : model_(std::move(model)), num_threads_(num_threads), max_tokens_(max_tokens) {
   check(num_threads >= 1 && num_threads <= 1024, "num_threads must be 1 .. 1024");
   check(max_tokens >= 0 && max_tokens <= INT32_MAX, "max_tokens must be at most 2147483647");
-  nanoseconds_ = std::vector<std::atomic<int64_t>>(model_->steps().size());
+  counters_ = std::vector<Counters>(model_->steps().size());
   if (max_tokens_ == 0) {
     threads();
     return;
@@ -129,6 +129,7 @@ void Plan::run(const Batch& batch, float* logits) {
     run_group({batch.input_ids + start, types, offsets.data(), last - first, offsets.back()}, logits + first * labels);
     first = last;
   }
+  if (profiling_.load(std::memory_order_relaxed)) profiled_calls_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Plan::run_group(const Batch& batch, float* logits) {
@@ -227,27 +228,40 @@ void Plan::run_steps(Call& call, Worker worker, Barrier* barrier) {
     if (barrier != nullptr) barrier->wait();
     if (!timed) continue;
     const int64_t after = now();
-    nanoseconds_[i].fetch_add(after - before, std::memory_order_relaxed);
-    before = after;
+    Counters& counters = counters_[i];
+    const StepWork work = steps[i]->work(call);
+    counters.nanoseconds.fetch_add(after - before, std::memory_order_relaxed);
+    counters.tokens.fetch_add(work.tokens, std::memory_order_relaxed);
+    counters.macs.fetch_add(work.macs, std::memory_order_relaxed);
+    counters.executed_macs.fetch_add(work.executed_macs, std::memory_order_relaxed);
+    before = now();
   }
-  if (timed) profiled_runs_.fetch_add(1, std::memory_order_relaxed);
 }
 
 std::vector<Plan::StepProfile> Plan::steps() const {
   std::vector<StepProfile> rows;
-  for (size_t i = 0; i < nanoseconds_.size(); ++i) {
-    double milliseconds = static_cast<double>(nanoseconds_[i].load()) * 1e-6;
+  for (size_t i = 0; i < counters_.size(); ++i) {
+    const Counters& counters = counters_[i];
+    StepProfile row;
+    row.step = static_cast<int32_t>(i);
+    row.milliseconds = static_cast<double>(counters.nanoseconds.load()) * 1e-6;
+    row.work = {counters.tokens.load(), counters.macs.load(), counters.executed_macs.load()};
     for (StepInfo& info : model_->steps()[i]->info()) {
-      rows.push_back({std::move(info), milliseconds});
-      milliseconds = 0;
+      row.info = std::move(info);
+      rows.push_back(row);
+      row.milliseconds = 0;
+      row.work = {};
     }
   }
   return rows;
 }
 
 void Plan::set_profiling(bool on) {
-  for (std::atomic<int64_t>& total : nanoseconds_) total = 0;
-  profiled_runs_ = 0;
+  for (Counters& counters : counters_)
+    for (std::atomic<int64_t>* total :
+         {&counters.nanoseconds, &counters.tokens, &counters.macs, &counters.executed_macs})
+      *total = 0;
+  profiled_calls_ = 0;
   profiling_ = on;
 }
 

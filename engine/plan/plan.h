@@ -45,15 +45,17 @@ class Plan {
   // memory of its own; as many are kept as there are processors to run them.
   size_t arena_bytes();
 
-  // One row a product or other step, in order, with the milliseconds spent in it since profiling was switched on
-  // (a step of several products has its time at the first of them).
+  // One row a product or other step, in order, with what was done in it since profiling was switched on (a step of
+  // several products has its time and work at the first of them).
   struct StepProfile {
     StepInfo info;
+    int32_t step = 0;  // rows of one step were timed together
     double milliseconds = 0;
+    StepWork work;
   };
   std::vector<StepProfile> steps() const;
   void set_profiling(bool on);
-  int64_t profiled_runs() const { return profiled_runs_.load(); }
+  int64_t profiled_calls() const { return profiled_calls_.load(); }
 
  private:
   struct Threads;
@@ -73,8 +75,11 @@ class Plan {
 
   std::atomic<Threads*> threads_{nullptr};
   std::atomic<bool> profiling_{false};
-  std::vector<std::atomic<int64_t>> nanoseconds_;
-  std::atomic<int64_t> profiled_runs_{0};
+  struct Counters {
+    std::atomic<int64_t> nanoseconds{0}, tokens{0}, macs{0}, executed_macs{0};
+  };
+  std::vector<Counters> counters_;
+  std::atomic<int64_t> profiled_calls_{0};
 };
 
 }  // namespace secateur

@@ -61,6 +61,15 @@ struct StepInfo {
   int64_t n = 0, k = 0;  // products only
   double density = 1.0;  // stored blocks over all blocks
   int64_t packed_bytes = 0;
+  const char* type = "";                   // of its multiplications: "u8s8" or "f32", "" where it has none
+  int32_t tile_tokens = 0, tile_rows = 0;  // what the kernel gets at a time, products only
+};
+
+// What a step has to do for a call.
+struct StepWork {
+  int64_t tokens = 0;
+  int64_t macs = 0;           // multiplications of the dense matrices
+  int64_t executed_macs = 0;  // of the weights that are stored
 };
 
 class Step {
@@ -68,6 +77,7 @@ class Step {
   virtual ~Step() = default;
   virtual void run(Call& call, const Worker& worker) const = 0;
   virtual std::vector<StepInfo> info() const = 0;
+  virtual StepWork work(const Call& call) const = 0;
   // Bytes of private memory a worker needs for sequences of at most `longest` tokens.
   virtual size_t scratch_bytes(int32_t longest) const { return static_cast<size_t>(longest) * 0; }
 };

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.errors import SecateurError
+from secateur.errors import DataError, SecateurError
 
 __all__ = ["app", "main"]
 
@@ -179,11 +179,31 @@ def benchmark(
     isa: Isa = None,
     seconds: Annotated[float, typer.Option(min=0, help="Least time spent in timed calls.")] = 3.0,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Show where the time goes, step by step.")
+        bool, typer.Option("--profile", help="Show where the time goes, step by step, beside the CPU's peak.")
     ] = False,
     max_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Most tokens that go through the layers at a time; bounds the memory."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Time engines beside each other, in turns: secateur, onnxruntime, onnxruntime-int8, "
+            "openvino, openvino-bf16, openvino-int8, pytorch, pytorch-bf16, deepsparse; or all installed.",
+        ),
+    ] = None,
+    dense: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The dense model, for engines that run it.")
+    ] = None,
+    forms: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Keep the models that other engines run here, or find them here."
+        ),
+    ] = None,
+    core_hour_price: Annotated[
+        float | None, typer.Option(metavar="P", help="Price of one core for an hour: adds the cost of texts.")
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -191,12 +211,14 @@ def benchmark(
     from secateur.commands.benchmark import Request, Synthetic, run
 
     random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers) if synthetic else None
-    run(
-        model,
-        random_weights,
-        Request(seq_len, batch_size, threads, isa, seconds, profile, max_tokens),
-        json_file,
-    )
+    request = Request(seq_len, batch_size, threads, isa, seconds, profile, max_tokens, core_hour_price)
+    if engine is None and (dense or forms):
+        raise DataError("--dense and --forms are for other engines: name them with --engine.")
+    if engine is not None:
+        from secateur.commands.comparison import run_comparison
+
+        return run_comparison(model, random_weights, dense, engine, forms, request, json_file)
+    return run(model, random_weights, request, json_file)
 
 
 @app.command()

@@ -6,49 +6,11 @@
 
 #include "kernels/bench/timing.h"
 #include "kernels/gemm_f32/gemm_f32.h"
+#include "kernels/peak/peak.h"
 #include "kernels/spmm_f32/spmm_f32.h"
 
 namespace secateur::bench {
 namespace {
-
-// GMAC/s of float32 multiplication on registers; 0 where it is not known how to measure it.
-double register_peak_f32(Isa isa, const char** instruction) {
-  *instruction = "-";
-#if defined(__x86_64__)
-  constexpr int64_t kRounds = 100000;
-  const auto rate = [&](auto loop, int32_t products) {
-    return static_cast<double>(kRounds) * 12 * products / fastest([&] { loop(kRounds); }) * 1e-9;
-  };
-#define MULTIPLY(r) "vfmadd231ps %%" r "12, %%" r "12, %%" r
-#define LOOP(r) \
-  "1: " MULTIPLY(r) "0\n" MULTIPLY(r) "1\n" MULTIPLY(r) "2\n" MULTIPLY(r) "3\n" MULTIPLY(r) "4\n" MULTIPLY(r) "5\n" \
-  MULTIPLY(r) "6\n" MULTIPLY(r) "7\n" MULTIPLY(r) "8\n" MULTIPLY(r) "9\n" MULTIPLY(r) "10\n" MULTIPLY(r) "11\n"     \
-  "dec %0\n jnz 1b\n vzeroupper"
-#define CHANGED \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "cc"
-  if (isa_includes(isa, kAvx512)) {
-    *instruction = "vfmadd zmm";
-    return rate(
-        [](int64_t n) {
-          asm volatile("vpxorq %%zmm12, %%zmm12, %%zmm12\n" LOOP("zmm") : "+r"(n) : : CHANGED);
-        },
-        16);
-  }
-  if (isa_includes(isa, kAvx2)) {
-    *instruction = "vfmadd ymm";
-    return rate(
-        [](int64_t n) {
-          asm volatile("vpxor %%ymm12, %%ymm12, %%ymm12\n" LOOP("ymm") : "+r"(n) : : CHANGED);
-        },
-        8);
-  }
-#undef CHANGED
-#undef LOOP
-#undef MULTIPLY
-#endif
-  (void)isa;
-  return 0;
-}
 
 // Bell-shaped weights of which the smallest are missing.
 struct FloatWeights {
@@ -94,9 +56,9 @@ double time_product_f32(const ProductF32Kernel& kernel, const PackedWeights& pac
 }
 
 void bench_product_f32(const ProductF32Kernel& kernel, bool sparse) {
-  const char* instruction;
-  const double peak = register_peak_f32(kernel.isa, &instruction);
-  std::printf("\n%s (peak %.1f GMAC/s, %s)\n", kernel.name, peak, instruction);
+  const PeakKernel& best = select_peak(kF32, kernel.isa);
+  const double peak = measure_peak(best);
+  std::printf("\n%s (peak %.1f GMAC/s, %s)\n", kernel.name, peak, best.name);
   std::printf("%5s %5s %8s %4s %10s %8s %8s %6s\n", "N", "K", "sparsity", "M", "us", "eff", "exec", "peak");
   constexpr int32_t kShapes[][2] = {{384, 384}, {1536, 384}, {384, 1536}, {768, 768}, {3072, 768}, {768, 3072}};
   for (const auto& [rows, cols] : kShapes)

@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from secateur.bench.backends import case_input_ids
+from secateur.bench.cost import checked_price, cost_per_million
 from secateur.bench.machine import describe_machine, resident_memory_mb
 from secateur.bench.measure import Timing, measure
+from secateur.bench.profile import measure_peak, profile
 from secateur.bench.synthetic import SHAPES, write_synthetic
 from secateur.bench.worker import Case
 from secateur.commands.console import print_table, show_json
+from secateur.commands.profile import print_profile
 from secateur.errors import DataError
 
-__all__ = ["Request", "run"]
+__all__ = ["Request", "Synthetic", "model_folder", "run"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Request:
         seconds: Least time spent in timed calls.
         profile: Whether to time the steps, too.
         max_tokens: Most tokens that go through the layers at a time; None for the engine's choice.
+        core_hour_price: What an hour of one core costs; None for no cost.
     """
 
     seq_len: int
@@ -45,6 +49,7 @@ class Request:
     seconds: float
     profile: bool
     max_tokens: int | None = None
+    core_hour_price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,8 @@ def run(model: Path | None, synthetic: Synthetic | None, request: Request, json_
     Raises:
         SecateurError: Neither or both models are given, or the one given cannot be used.
     """
-    if (model is None) == (synthetic is None):
-        raise DataError(f"Give either the folder of a checkpoint or --synthetic NAME ({', '.join(SHAPES)}).")
-    with _folder(model, synthetic) as folder:
+    checked_price(request.core_hour_price)
+    with model_folder(model, synthetic) as folder:
         results = benchmark(folder, request)
     results["model"] = str(model) if model is not None else vars(synthetic)
     if not show_json(json_file, results):
@@ -96,7 +100,8 @@ def benchmark(folder: Path, request: Request) -> dict[str, Any]:
 
     Returns:
         `latency_ms` (`median`, `p95`, `mean`, `count`), `throughput` (texts a second), `load_seconds`,
-        `memory_mb` (resident), `size_mb`, `engine`, `request`, `machine`; with `profile` also `steps`.
+        `memory_mb` (resident), `size_mb`, `engine`, `request`, `machine`; with a price also
+        `cost_per_million`, with `profile` also `profile`.
 
     Raises:
         SecateurError: The checkpoint cannot be used, or its positions do not reach `seq_len`.
@@ -127,15 +132,33 @@ def benchmark(folder: Path, request: Request) -> dict[str, Any]:
         "request": {"seq_len": request.seq_len, "batch_size": request.batch_size},
         "machine": describe_machine(),
     }
+    if request.core_hour_price is not None:
+        results["cost_per_million"] = cost_per_million(
+            timing.throughput, engine.num_threads, request.core_hour_price
+        )
     if request.profile:
         engine.profile()
         measure(call, seconds=request.seconds / 2, calls=5)
-        results["steps"] = engine.inspect()
+        results["profile"] = profile(engine.inspect(), measure_peak(engine.isa), engine.num_threads)
     return results
 
 
 @contextlib.contextmanager
-def _folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Path]:
+def model_folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Path]:
+    """Gives the folder of the model to measure; one with random weights is written and taken away again.
+
+    Args:
+        model: A checkpoint's folder, or None.
+        synthetic: Random weights instead, or None.
+
+    Yields:
+        The folder.
+
+    Raises:
+        SecateurError: Neither or both models are given, or the random one is not possible.
+    """
+    if (model is None) == (synthetic is None):
+        raise DataError(f"Give either the folder of a checkpoint or --synthetic NAME ({', '.join(SHAPES)}).")
     if model is not None:
         yield model
         return
@@ -162,27 +185,12 @@ def _print(results: dict[str, Any]) -> None:
         ("resident memory", f"{results['memory_mb']} MB"),
         ("weight file", f"{results['size_mb']:.1f} MB"),
     ]
+    if "cost_per_million" in results:
+        rows.append(("cost", f"{results['cost_per_million']:.4g} per million texts"))
     title = (
         f"batch {request['batch_size']}, length {request['seq_len']}, {engine['threads']} "
         f"thread{'s' if engine['threads'] > 1 else ''}, {engine['isa']}, {results['machine']['cpu']}"
     )
     print_table(title, ("what", "measured"), rows, numbers=1)
-    if "steps" in results:
-        _print_profile(results["steps"])
-
-
-def _print_profile(steps: list[dict[str, Any]]) -> None:
-    total = sum(step["ms"] for step in steps) or 1.0
-    rows = [
-        (
-            step["name"],
-            step["kernel"],
-            f"{step['n']} x {step['k']}" if step["n"] and step["k"] else "",
-            f"{step['density']:.0%}" if step["n"] and step["k"] else "",
-            f"{step['ms']:.4f}",
-            f"{step['ms'] / total:.1%}",
-        )
-        for step in steps
-    ]
-    columns = ("step", "kernel", "size", "density", "ms", "share")
-    print_table("Where the time goes", columns, rows, numbers=4)
+    if "profile" in results:
+        print_profile(results["profile"], latency["median"])
