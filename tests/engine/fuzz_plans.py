@@ -14,6 +14,19 @@ from secateur import _engine
 
 ISAS = _engine.cpu_info()["isas"]
 POSITIONS = 64
+# What may be float32; the rest is int8.
+FLOATS = (
+    "query",
+    "key",
+    "value",
+    "attention",
+    "attn_out",
+    "ffn_in",
+    "ffn_out",
+    "layer.0",
+    "word",
+    "position",
+)
 
 Record = dict[str, Any]
 Generator = np.random.Generator
@@ -81,6 +94,7 @@ def _must_say_something(error: Exception) -> None:
 def _description(rng: Generator) -> Record:
     heads = int(rng.integers(1, 5))
     dense = [role for role in ("query", "value", "attn_out", "ffn_in", "ffn_out") if rng.random() < 0.3]
+    f32 = [part for part in FLOATS if rng.random() < 0.3] if rng.random() < 0.6 else []
     return random_description(
         hidden=heads * 4 * int(rng.integers(1, 9)),
         heads=heads,
@@ -92,6 +106,7 @@ def _description(rng: Generator) -> Record:
         dense_roles=tuple(dense),
         activation=str(rng.choice(["gelu", "gelu_new", "relu"])),
         seed=int(rng.integers(0, 1000)),
+        f32=tuple(f32),
     )
 
 

@@ -17,7 +17,10 @@ template <int32_t kRowStride, int32_t kStep, int32_t kStride, int32_t kRows, int
 inline void add_products(__m256 (&acc)[kRows][kVectors], const float* w, const float* x, int32_t count) {
   do {
     __m256 lanes[kVectors];
-    for (int32_t v = 0; v < kVectors; ++v) lanes[v] = _mm256_load_ps(x + v * kLanes);
+    for (int32_t v = 0; v < kVectors; ++v) {
+      lanes[v] = _mm256_load_ps(x + v * kLanes);
+      asm("" : "+x"(lanes[v]));  // else g++ 12 loads it again for each row, and loads are what the loop waits for
+    }
     for (int32_t r = 0; r < kRows; ++r) {
       const __m256 weight = _mm256_broadcast_ss(w + r * kRowStride);
       for (int32_t v = 0; v < kVectors; ++v) acc[r][v] = _mm256_fmadd_ps(weight, lanes[v], acc[r][v]);
@@ -73,8 +76,9 @@ class Queries {
   static constexpr int32_t kStride = kVectors * kLanes;
   static constexpr int32_t kManyRows = 8 / kVectors;  // two multiply-adds a cycle, four cycles each: eight chains
 
+  // Not inline, nor is combine_values: what stays in registers from call to call is taken from the sums.
   template <int32_t kRows>
-  void score_keys(int32_t token) {
+  __attribute__((noinline)) void score_keys(int32_t token) {
     __m256 acc[kRows][kVectors];
     clear(acc);
     const float* key = args_.key + token / kTile * args_.key_stride + token % kTile;
@@ -123,7 +127,7 @@ class Queries {
   }
 
   template <int32_t kRows>
-  void combine_values(int32_t channel) const {
+  __attribute__((noinline)) void combine_values(int32_t channel) const {
     __m256 acc[kRows][kVectors];
     clear(acc);
     const float* p = score_;
@@ -135,7 +139,9 @@ class Queries {
       p += (end - t) * kStride;
       t = end;
     }
+#pragma GCC unroll 2
     for (int32_t r = 0; r < kRows; r += kBlock)
+#pragma GCC unroll 2
       for (int32_t v = 0; v < kVectors; ++v) {
         __m256 y[kBlock];
         for (int32_t i = 0; i < kBlock; ++i) y[i] = _mm256_mul_ps(acc[r + i][v], normaliser_[v]);
