@@ -66,7 +66,7 @@ def test_what_cannot_be_set_up_is_said(
         script.install("peer", script.Peer((), (), ("1.5",), 1))
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
-    with pytest.raises(script.PeerError, match="peer is not set up: .*failed"):
+    with pytest.raises(script.PeerError, match=r"peer is not set up: .*failed"):
         script.install("peer", script.Peer(("peer",), ("numpy",), (own,), 1))
     monkeypatch.setattr(sys, "argv", ["install.py", "tensorrt"])
     with pytest.raises(SystemExit):
