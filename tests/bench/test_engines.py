@@ -12,11 +12,12 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from secateur.bench import engines, synthetic
 from secateur.bench.backends import BACKENDS
-from secateur.bench.engines import ENGINES, OURS, PeerEngine, check_dense, choose_engines
+from secateur.bench.engines import ENGINES, OURS, PeerEngine, check_dense, choose_engines, why_missing
 from secateur.bench.forms import build_forms
 from secateur.bench.inputs import onnx_inputs, padded
 from secateur.bench.peers import onnx_peers_missing
 from secateur.bench.synthetic import SyntheticShape
+from secateur.bench.worker import Case, Worker
 from secateur.checkpoint import decode_weight, linear_names, read_checkpoint, tensor_name
 from secateur.errors import DataError, MissingExtraError, UnsupportedError
 from secateur.runtime.engine import Engine
@@ -120,3 +121,26 @@ def test_deepsparse_gets_the_weights_of_the_checkpoint_as_integers(
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = np.concatenate([session.run(None, onnx_inputs(*padded([ids])))[0] for ids in IDS])
     np.testing.assert_allclose(found, Engine.from_pretrained(folder)(IDS), atol=0.3)
+
+
+@pytest.mark.parametrize("name", ["openvino", "openvino-int8", "deepsparse"])
+def test_peers_that_are_set_up_compute_what_the_model_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    reason = why_missing(name)
+    if reason:
+        pytest.skip(reason)
+    monkeypatch.setitem(synthetic.SHAPES, "tiny", SyntheticShape(2, 64, 4, vocab_size=100, max_positions=32))
+    folder = synthetic.write_synthetic(tmp_path / "model", "tiny", sparsity=0.6)
+    forms = build_forms([name, "pytorch"], folder, None, 8, tmp_path)
+    with Worker(name, forms[name], python=ENGINES[name].python()) as worker:
+        found = worker.logits(IDS)
+        assert len(worker.turn(Case(8, 2, 1), calls=2).samples_ms) == 2
+        facts = worker.facts()
+    assert facts["details"].get("supported_ops", 1) == 1
+    assert ENGINES[name].modules[0] in facts["versions"]
+    if ENGINES[name].dense:
+        expected = BACKENDS["pytorch"](str(forms["pytorch"])).logits(IDS, 1)
+    else:
+        expected = Engine.from_pretrained(folder)(IDS)
+    np.testing.assert_allclose(found, expected, atol=1e-4 if name == "openvino" else 0.3)
