@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.errors import SecateurError
+from secateur.errors import DataError, SecateurError
 
 __all__ = ["app", "main"]
 
@@ -70,6 +70,9 @@ Isa = Annotated[
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for stdout.")
+]
+SweepAxis = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="Of a sweep: the values; --sweep alone takes good ones.")
 ]
 
 
@@ -182,8 +185,38 @@ def benchmark(
         bool, typer.Option("--profile", help="Show where the time goes, step by step.")
     ] = False,
     json_file: JsonFile = None,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Vary one thing at a time around the case that the other options give."),
+    ] = False,
+    lengths: SweepAxis = None,
+    batch_sizes: SweepAxis = None,
+    sparsities: SweepAxis = None,
+    thread_counts: SweepAxis = None,
+    layer_counts: SweepAxis = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Of a sweep: every combination.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of a sweep: turns of each point.")] = 5,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, help="Of a sweep: stop after so many seconds; --json FILE goes on.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a sweep: an HTML page with the plots.")
+    ] = None,
 ) -> None:
     """Measure the engine's latency and throughput."""
+    if sweep:
+        from secateur.commands.sweep import AxisOptions, SweepModel, SweepRequest, run_sweep
+
+        run_sweep(
+            SweepModel(model, synthetic, pattern, quantized, sparsity, layers),
+            AxisOptions(lengths, batch_sizes, sparsities, thread_counts, layer_counts),
+            SweepRequest(seq_len, batch_size, threads, isa, seconds, rounds, grid, time_limit),
+            json_file,
+            plots,
+        )
+        return
+    if grid or plots or any((lengths, batch_sizes, sparsities, thread_counts, layer_counts)):
+        raise DataError("--lengths, --grid, --plots and the other options of a sweep need --sweep.")
     from secateur.commands.benchmark import Request, Synthetic, run
 
     random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers) if synthetic else None
