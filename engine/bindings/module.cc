@@ -171,7 +171,7 @@ class PyPlan {
 
   nb::list steps() const {
     nb::list rows;
-    const auto runs = static_cast<double>(plan_->profiled_runs());
+    const auto calls = static_cast<double>(plan_->profiled_calls());
     for (const Plan::StepProfile& step : plan_->steps()) {
       nb::dict row;
       row["name"] = step.info.name;
@@ -183,11 +183,11 @@ class PyPlan {
       row["type"] = step.info.type;
       row["tile"] = nb::make_tuple(step.info.tile_tokens, step.info.tile_rows);
       row["step"] = step.step;
-      const auto a_run = [&](auto total) { return runs > 0 ? static_cast<double>(total) / runs : 0.0; };
-      row["ms"] = a_run(step.milliseconds);
-      row["tokens"] = a_run(step.work.tokens);
-      row["macs"] = a_run(step.work.macs);
-      row["executed_macs"] = a_run(step.work.executed_macs);
+      const auto a_call = [&](auto total) { return calls > 0 ? static_cast<double>(total) / calls : 0.0; };
+      row["ms"] = a_call(step.milliseconds);
+      row["tokens"] = a_call(step.work.tokens);
+      row["macs"] = a_call(step.work.macs);
+      row["executed_macs"] = a_call(step.work.executed_macs);
       rows.append(row);
     }
     return rows;

@@ -15,6 +15,7 @@ class NormStep : public Step {
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override { return {(over_first_ ? call.first : call.all).tokens, 0, 0}; }
 
   OutputScale out;
   bool quantized = false;  // whether anything reads the quantized form
@@ -53,6 +54,7 @@ class FirstTokenStep final : public Step {
   explicit FirstTokenStep(int64_t hidden) : hidden_(static_cast<int32_t>(hidden)) {}
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
+  StepWork work(const Call& call) const override { return {call.first.tokens, 0, 0}; }
 
  private:
   int32_t hidden_;

@@ -102,6 +102,7 @@ void Plan::run(const Batch& batch, float* logits) {
     run_group(group, logits + static_cast<int64_t>(first) * num_labels());
     first = last;
   }
+  if (profiling_.load(std::memory_order_relaxed)) profiled_calls_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Plan::run_group(const Batch& batch, float* logits) {
@@ -172,7 +173,6 @@ void Plan::run_steps(Call& call, Worker worker, Barrier* barrier) {
     counters.executed_macs.fetch_add(work.executed_macs, std::memory_order_relaxed);
     before = now();
   }
-  if (timed) profiled_runs_.fetch_add(1, std::memory_order_relaxed);
 }
 
 std::vector<Plan::StepProfile> Plan::steps() const {
@@ -198,7 +198,7 @@ void Plan::set_profiling(bool on) {
     for (std::atomic<int64_t>* total :
          {&counters.nanoseconds, &counters.tokens, &counters.macs, &counters.executed_macs})
       *total = 0;
-  profiled_runs_ = 0;
+  profiled_calls_ = 0;
   profiling_ = on;
 }
 

@@ -53,7 +53,7 @@ class Plan {
   };
   std::vector<StepProfile> steps() const;
   void set_profiling(bool on);
-  int64_t profiled_runs() const { return profiled_runs_.load(); }
+  int64_t profiled_calls() const { return profiled_calls_.load(); }
 
  private:
   struct Threads;
@@ -77,7 +77,7 @@ class Plan {
     std::atomic<int64_t> nanoseconds{0}, tokens{0}, macs{0}, executed_macs{0};
   };
   std::vector<Counters> counters_;
-  std::atomic<int64_t> profiled_runs_{0};
+  std::atomic<int64_t> profiled_calls_{0};
 };
 
 }  // namespace secateur

@@ -66,7 +66,7 @@ class Step {
   virtual ~Step() = default;
   virtual void run(Call& call, const Worker& worker) const = 0;
   virtual std::vector<StepInfo> info() const = 0;
-  virtual StepWork work(const Call& call) const { return {call.all.tokens, 0, 0}; }
+  virtual StepWork work(const Call& call) const = 0;
   // Bytes of private memory a worker needs for sequences of at most `longest` tokens.
   virtual size_t scratch_bytes(int32_t longest) const { return static_cast<size_t>(longest) * 0; }
 };

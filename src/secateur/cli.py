@@ -182,8 +182,11 @@ def benchmark(
     isa: Isa = None,
     seconds: Annotated[float, typer.Option(min=0, help="Least time spent in timed calls.")] = 3.0,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Show where the time goes, step by step.")
+        bool, typer.Option("--profile", help="Show where the time goes, step by step, beside the CPU's peak.")
     ] = False,
+    core_hour_price: Annotated[
+        float | None, typer.Option(metavar="P", help="Price of one core for an hour: adds the cost of texts.")
+    ] = None,
     json_file: JsonFile = None,
     sweep: Annotated[
         bool,
@@ -220,7 +223,8 @@ def benchmark(
     from secateur.commands.benchmark import Request, Synthetic, run
 
     random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers) if synthetic else None
-    run(model, random_weights, Request(seq_len, batch_size, threads, isa, seconds, profile), json_file)
+    request = Request(seq_len, batch_size, threads, isa, seconds, profile, core_hour_price)
+    run(model, random_weights, request, json_file)
 
 
 @app.command()

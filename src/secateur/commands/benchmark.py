@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from secateur.bench.backends import case_input_ids
+from secateur.bench.cost import checked_price, cost_per_million
 from secateur.bench.machine import describe_machine, resident_memory_mb
 from secateur.bench.measure import Timing, measure
+from secateur.bench.profile import measure_peak, profile
 from secateur.bench.synthetic import SHAPES, write_synthetic
 from secateur.bench.worker import Case
 from secateur.checkpoint import read_checkpoint
 from secateur.commands.console import print_table, show_json
+from secateur.commands.profile import print_profile
 from secateur.errors import DataError, UnsupportedError
 
 __all__ = ["Request", "run"]
@@ -36,6 +39,7 @@ class Request:
         isa: An instruction set to force; None for the best.
         seconds: Least time spent in timed calls.
         profile: Whether to time the steps, too.
+        core_hour_price: What an hour of one core costs; None for no cost.
     """
 
     seq_len: int
@@ -44,6 +48,7 @@ class Request:
     isa: str | None
     seconds: float
     profile: bool
+    core_hour_price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def run(model: Path | None, synthetic: Synthetic | None, request: Request, json_
     Raises:
         SecateurError: Neither or both models are given, or the one given cannot be used.
     """
+    checked_price(request.core_hour_price)
     if (model is None) == (synthetic is None):
         raise DataError(f"Give either the folder of a checkpoint or --synthetic NAME ({', '.join(SHAPES)}).")
     with _folder(model, synthetic) as folder:
@@ -95,7 +101,8 @@ def benchmark(folder: Path, request: Request) -> dict[str, Any]:
 
     Returns:
         `latency_ms` (`median`, `p95`, `mean`, `count`), `throughput` (texts a second), `load_seconds`,
-        `memory_mb` (resident), `size_mb`, `engine`, `request`, `machine`; with `profile` also `steps`.
+        `memory_mb` (resident), `size_mb`, `engine`, `request`, `machine`; with a price also
+        `cost_per_million`, with `profile` also `profile`.
 
     Raises:
         SecateurError: The checkpoint cannot be used, or its positions do not reach `seq_len`.
@@ -125,10 +132,14 @@ def benchmark(folder: Path, request: Request) -> dict[str, Any]:
         "request": {"seq_len": request.seq_len, "batch_size": request.batch_size},
         "machine": describe_machine(),
     }
+    if request.core_hour_price is not None:
+        results["cost_per_million"] = cost_per_million(
+            timing.throughput, engine.num_threads, request.core_hour_price
+        )
     if request.profile:
         engine.profile()
         measure(call, seconds=request.seconds / 2, calls=5)
-        results["steps"] = engine.inspect()
+        results["profile"] = profile(engine.inspect(), measure_peak(engine.isa), engine.num_threads)
     return results
 
 
@@ -161,27 +172,12 @@ def _print(results: dict[str, Any]) -> None:
         ("resident memory", f"{results['memory_mb']} MB"),
         ("weight file", f"{results['size_mb']:.1f} MB"),
     ]
+    if "cost_per_million" in results:
+        rows.append(("cost", f"{results['cost_per_million']:.4g} per million texts"))
     title = (
         f"batch {request['batch_size']}, length {request['seq_len']}, {engine['threads']} "
         f"thread{'s' if engine['threads'] > 1 else ''}, {engine['isa']}, {results['machine']['cpu']}"
     )
     print_table(title, ("what", "measured"), rows, numbers=1)
-    if "steps" in results:
-        _print_profile(results["steps"])
-
-
-def _print_profile(steps: list[dict[str, Any]]) -> None:
-    total = sum(step["ms"] for step in steps) or 1.0
-    rows = [
-        (
-            step["name"],
-            step["kernel"],
-            f"{step['n']} x {step['k']}" if step["n"] and step["k"] else "",
-            f"{step['density']:.0%}" if step["n"] and step["k"] else "",
-            f"{step['ms']:.4f}",
-            f"{step['ms'] / total:.1%}",
-        )
-        for step in steps
-    ]
-    columns = ("step", "kernel", "size", "density", "ms", "share")
-    print_table("Where the time goes", columns, rows, numbers=4)
+    if "profile" in results:
+        print_profile(results["profile"], latency["median"])
