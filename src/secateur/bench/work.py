@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from secateur.bench.profile import measure_peak
+
 __all__ = ["call_work", "measure_roof", "memory_bandwidth", "weight_passes"]
 
 # Tokens a thread that go through the layers together: kGroupTokens of engine/plan/plan.cc.
@@ -73,9 +75,7 @@ def measure_roof(isa: str) -> dict[str, float]:
     Returns:
         `int8_gmacs` and `f32_gmacs` (GMAC/s on registers), `memory_gbs` (GB/s read).
     """
-    from secateur import _engine
-
-    peaks = _engine.measure_peak(isa)
+    peaks = measure_peak(isa)
     return {
         "int8_gmacs": round(peaks["u8s8"], 2),
         "f32_gmacs": round(peaks["f32"], 2),
