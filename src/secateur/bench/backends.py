@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.bench.torch_forms import dynamic_int8, sparse_linears
 from secateur.bench.worker import Case
 
 __all__ = ["BACKENDS", "Backend", "case_input_ids"]
@@ -101,9 +102,17 @@ class TorchBackend:
         folder: A model's folder; of a Secateur checkpoint, with `compressed`.
         dtype: Name of a PyTorch dtype that the whole model is cast to.
         compressed: Whether the folder is a Secateur checkpoint: masks and fake quantization are attached.
+        form: Makes another form of the model, or None.
     """
 
-    def __init__(self, folder: str, *, dtype: str = "float32", compressed: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str,
+        *,
+        dtype: str = "float32",
+        compressed: bool = False,
+        form: Callable[[Any], Any] | None = None,
+    ) -> None:
         import torch
         from transformers import AutoModelForSequenceClassification
 
@@ -112,6 +121,8 @@ class TorchBackend:
         self._torch = torch
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         self._model = model.to(getattr(torch, dtype)).eval()
+        if form is not None:
+            self._model = form(self._model)
         self._vocab_size = int(model.config.vocab_size)
 
     def _run(self, inputs: dict[str, Any], threads: int) -> Any:
@@ -181,6 +192,8 @@ BACKENDS: dict[str, Callable[[str], Backend]] = {
     "secateur": EngineBackend,
     "pytorch": TorchBackend,
     "pytorch-bf16": partial(TorchBackend, dtype="bfloat16"),
+    "pytorch-int8": partial(TorchBackend, form=dynamic_int8),
+    "pytorch-sparse": partial(TorchBackend, form=sparse_linears),
     "pytorch-compressed": partial(TorchBackend, compressed=True),
     "onnxruntime": partial(OnnxBackend, file="model.onnx"),
     "onnxruntime-int8": partial(OnnxBackend, file="model-int8.onnx"),

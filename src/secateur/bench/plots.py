@@ -42,7 +42,8 @@ class Line:
         low: Lower ends of the error bars, or None.
         high: Upper ends of the error bars, or None.
         modelled: Whether it was computed, not measured: dashed, with open markers.
-        text: What stands beside each marker, or None.
+        same_colour: Whether it goes on from the line before.
+        plain: Whether it is there for comparison only: thin, grey, without markers.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class Line:
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
         modelled: bool = False,
-        text: Sequence[str] | None = None,
+        same_colour: bool = False,
+        plain: bool = False,
     ) -> None:
         self.name, self.x, self.y = name, list(x), list(y)
         self.low, self.high = low, high
-        self.modelled, self.text = modelled, text
+        self.modelled, self.same_colour, self.plain = modelled, same_colour, plain
 
 
 def require_plotly() -> None:
@@ -103,8 +105,10 @@ def line_figure(
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for index, line in enumerate(lines):
-        colour = COLOURS[index % len(COLOURS)]
+    index = -1
+    for line in lines:
+        index += not (line.same_colour or line.plain)
+        colour = "#999" if line.plain else COLOURS[index % len(COLOURS)]
         errors = None
         if line.low is not None and line.high is not None:
             errors = {
@@ -120,10 +124,12 @@ def line_figure(
                 x=line.x,
                 y=line.y,
                 name=line.name,
-                mode="lines+markers" if line.text is None else "lines+markers+text",
-                text=line.text,
-                textposition="top center",
-                line={"color": colour, "width": 2, "dash": "dash" if line.modelled else "solid"},
+                mode="lines" if line.plain else "lines+markers",
+                line={
+                    "color": colour,
+                    "width": 1 if line.plain else 2,
+                    "dash": "dash" if line.modelled else "solid",
+                },
                 marker={"size": 7, "symbol": "circle-open" if line.modelled else "circle"},
                 error_y=errors,
             )
