@@ -18,16 +18,17 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from rich.progress import Progress
 
 from secateur.bench.machine import describe_machine
-from secateur.bench.measure import Timing, interleave, speedup
+from secateur.bench.measure import Timing, interleave, speedup, take_turn
 from secateur.bench.plots import Line, line_figure, write_png
 from secateur.bench.results import write_results
-from secateur.bench.scaling import Machine, call_ms, step_costs
+from secateur.bench.scaling import Machine, Step, call_ms, step_costs
 from secateur.bench.synthetic import SHAPES, write_synthetic
 from secateur.bench.worker import Case, Worker
 from secateur.commands.console import print_table
@@ -155,32 +156,35 @@ def scaling(folder: Path, counts: list[int], rounds: int, seconds: float) -> dic
     return found
 
 
-def profile(folder: Path, batch_size: int, seq_len: int, rounds: int = 15) -> list[list[dict[str, Any]]]:
+def profile(
+    folder: Path, batch_size: int, seq_len: int, rounds: int = 15
+) -> tuple[list[list[dict[str, Any]]], float]:
     """Profiles a case on one thread.
 
     Args:
         folder: The checkpoint.
         batch_size: Sequences in a call.
         seq_len: Tokens in each.
-        rounds: How often; the model takes the median of each step.
+        rounds: How often; the model takes medians.
 
     Returns:
-        `Engine.inspect` of each round.
+        `Engine.inspect` of each round, and the median of what a call spends outside the steps, in ms.
     """
     engine = Engine.from_pretrained(folder, num_threads=1)
     ids = np.full((batch_size, seq_len), 2000, np.int32)
-    found = []
+    found, outside = [], []
     for _ in range(rounds):
         engine.profile()
-        engine(ids)
+        turn = take_turn(lambda: engine(ids), calls=1, warm_up=0)
         found.append(engine.inspect())
-    return found
+        outside.append(turn.samples_ms[0] - sum(row["ms"] for row in found[-1]))
+    return found, median(outside)
 
 
 def case_rows(
     name: str,
     timings: dict[int, Timing],
-    profiled: list[list[dict[str, Any]]],
+    profiled: tuple[list[list[dict[str, Any]]], float],
     heads: int,
     sharing: list[dict[str, float]],
     threads: int,
@@ -190,7 +194,7 @@ def case_rows(
     Args:
         name: The case.
         timings: Threads to timing.
-        profiled: Of one thread.
+        profiled: What `profile` gave.
         heads: Attention heads of a layer.
         sharing: What `sharing_costs` gave.
         threads: How many there are here.
@@ -199,7 +203,7 @@ def case_rows(
         `batch_size`, `seq_len`, `rows` and `model_error` at the largest measured number of threads.
     """
     batch_size, seq_len = CASES[name]
-    steps = step_costs(profiled, batch_size=batch_size, seq_len=seq_len, num_heads=heads)
+    steps = step_costs(profiled[0], batch_size=batch_size, seq_len=seq_len, num_heads=heads)
     two = sharing[1]
     machines = {
         "low": Machine(two["barrier_ns"], two["call_awake_ns"], sharing[0]["read_gbs"]),
@@ -207,22 +211,19 @@ def case_rows(
             two["barrier_ns"], two["call_awake_ns"], sharing[0]["read_gbs"], most_gbs=sharing[-1]["read_gbs"]
         ),
     }
-    one = timings[1].median
-    last = max(timings)
-    error = 0.0
     # What is not in the steps (the call from Python, the choice of groups) is the caller's alone.
-    alone = max(0.0, one - sum(step.ms for step in steps))
+    alone = max(0.0, profiled[1])
+    last, error = max(timings), 0.0
     rows = []
     for count in sorted({*timings, *MODELLED}):
-        modelled = {
-            end: call_ms(
-                steps, machine, threads=count, batch_size=batch_size, seq_len=seq_len, alone_ms=alone
-            )
+        # A ratio of the model to itself, so that it does not matter if the machine was slower at the profile.
+        gains = {
+            end: modelled(steps, machine, 1, name, alone) / modelled(steps, machine, count, name, alone)
             for end, machine in machines.items()
         }
         measured = timings.get(count)
         if count == last:
-            error = modelled["low"] / timings[last].median - 1
+            error = timings[1].median / gains["low"] / timings[last].median - 1
         gain = speedup(timings[1], measured) if measured is not None else None
         rows.append(
             {
@@ -232,8 +233,8 @@ def case_rows(
                 "measured_speedup": None
                 if gain is None
                 else {"ratio": round(gain.ratio, 3), "low": round(gain.low, 3), "high": round(gain.high, 3)},
-                "modelled_ms": {end: round(value, 4) for end, value in modelled.items()},
-                "modelled_speedup": {end: round(one / value, 3) for end, value in modelled.items()},
+                "modelled_ms": {end: round(timings[1].median / ratio, 4) for end, ratio in gains.items()},
+                "modelled_speedup": {end: round(ratio, 3) for end, ratio in gains.items()},
             }
         )
     return {
@@ -246,6 +247,23 @@ def case_rows(
             "kind": "modelled over measured, minus 1",
         },
     }
+
+
+def modelled(steps: list[Step], machine: Machine, threads: int, case: str, alone: float) -> float:
+    """Runs the model on a case.
+
+    Args:
+        steps: Of the case.
+        machine: Where.
+        threads: How many.
+        case: A key of `CASES`.
+        alone: Milliseconds outside the steps.
+
+    Returns:
+        Milliseconds of a call.
+    """
+    batch_size, seq_len = CASES[case]
+    return call_ms(steps, machine, threads=threads, batch_size=batch_size, seq_len=seq_len, alone_ms=alone)
 
 
 def figure(results: dict[str, Any]) -> Any:
