@@ -1,11 +1,10 @@
-"""The candidates of a comparison behind one interface: our engine, PyTorch, ONNX Runtime.
+"""The candidates of a comparison behind one interface; those that compile for a shape stand in `compiled`.
 
 Each class imports its library when it is made, so that a process that runs our engine imports nothing else.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.bench.compiled import DeepSparseBackend, OpenVinoBackend
+from secateur.bench.inputs import batches, case_input_ids, onnx_inputs, padded, vocab_size
 from secateur.bench.torch_forms import dynamic_int8, sparse_linears
 from secateur.bench.worker import Case
 
 __all__ = ["BACKENDS", "Backend", "case_input_ids"]
-
-_BATCH = 16
 
 
 class Backend(Protocol):
@@ -49,34 +48,20 @@ class Backend(Protocol):
         ...
 
 
-def case_input_ids(case: Case, vocab_size: int) -> NDArray[np.int64]:
-    """Draws token ids, always the same for one case.
-
-    Args:
-        case: The shape of the request.
-        vocab_size: Ids are drawn from the upper part of the vocabulary, clear of special tokens.
-
-    Returns:
-        [batch_size, seq_len] int64.
-    """
-    generator = np.random.default_rng(case.seq_len)
-    low = min(1000, vocab_size // 2)
-    return generator.integers(low, vocab_size, (case.batch_size, case.seq_len), dtype=np.int64)
-
-
 class EngineBackend:
     """A Secateur checkpoint on our engine: one engine for each number of threads asked for.
 
     Args:
         folder: The checkpoint's folder.
+        threads: Threads of the engine that is made first.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, threads: int = 1) -> None:
         from secateur.runtime.engine import Engine
 
         self._folder = folder
-        self._vocab_size = _vocab_size(folder)
-        self._engines = {1: Engine.from_pretrained(folder, num_threads=1)}
+        self._vocab_size = vocab_size(folder)
+        self._engines = {threads: Engine.from_pretrained(folder, num_threads=threads)}
 
     def _engine(self, threads: int) -> Any:
         from secateur.runtime.engine import Engine
@@ -92,7 +77,7 @@ class EngineBackend:
     def logits(self, input_ids: Sequence[Sequence[int]], threads: int) -> NDArray[np.float32]:
         """See `Backend.logits`."""
         engine = self._engine(threads)
-        return np.concatenate([engine(list(batch)) for batch in _batches(input_ids)])
+        return np.concatenate([engine(list(batch)) for batch in batches(input_ids)])
 
 
 class TorchBackend:
@@ -100,6 +85,7 @@ class TorchBackend:
 
     Args:
         folder: A model's folder; of a Secateur checkpoint, with `compressed`.
+        threads: Threads to load with.
         dtype: Name of a PyTorch dtype that the whole model is cast to.
         compressed: Whether the folder is a Secateur checkpoint: masks and fake quantization are attached.
         form: Makes another form of the model, or None.
@@ -108,6 +94,7 @@ class TorchBackend:
     def __init__(
         self,
         folder: str,
+        threads: int = 1,
         *,
         dtype: str = "float32",
         compressed: bool = False,
@@ -119,6 +106,7 @@ class TorchBackend:
         if compressed:
             import secateur.hf  # noqa: F401  (registers the quantizer with transformers)
         self._torch = torch
+        torch.set_num_threads(threads)
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         self._model = model.to(getattr(torch, dtype)).eval()
         if form is not None:
@@ -140,8 +128,8 @@ class TorchBackend:
     def logits(self, input_ids: Sequence[Sequence[int]], threads: int) -> NDArray[np.float32]:
         """See `Backend.logits`."""
         found = []
-        for batch in _batches(input_ids):
-            ids, mask = _padded(batch)
+        for batch in batches(input_ids):
+            ids, mask = padded(batch)
             inputs = {
                 "input_ids": self._torch.from_numpy(ids),
                 "attention_mask": self._torch.from_numpy(mask),
@@ -155,16 +143,17 @@ class OnnxBackend:
 
     Args:
         folder: The folder that the export wrote into.
+        threads: Threads of the session that is made first.
         file: Which of its files to run.
     """
 
-    def __init__(self, folder: str, *, file: str) -> None:
+    def __init__(self, folder: str, threads: int = 1, *, file: str) -> None:
         import onnxruntime
 
         self._onnxruntime = onnxruntime
         self._path = str(Path(folder) / file)
-        self._vocab_size = _vocab_size(folder)
-        self._sessions = {1: self._open(1)}
+        self._vocab_size = vocab_size(folder)
+        self._sessions = {threads: self._open(threads)}
 
     def _open(self, threads: int) -> Any:
         options = self._onnxruntime.SessionOptions()
@@ -179,16 +168,17 @@ class OnnxBackend:
     def prepare(self, case: Case) -> Callable[[], object]:
         """See `Backend.prepare`."""
         ids = case_input_ids(case, self._vocab_size)
-        return partial(self._session(case.threads).run, None, _onnx_inputs(ids, np.ones_like(ids)))
+        return partial(self._session(case.threads).run, None, onnx_inputs(ids, np.ones_like(ids)))
 
     def logits(self, input_ids: Sequence[Sequence[int]], threads: int) -> NDArray[np.float32]:
         """See `Backend.logits`; one sequence a call: dynamic quantization looks at the whole batch."""
         session = self._session(threads)
-        found = [session.run(None, _onnx_inputs(*_padded([ids])))[0] for ids in input_ids]
+        found = [session.run(None, onnx_inputs(*padded([ids])))[0] for ids in input_ids]
         return np.concatenate(found).astype(np.float32)
 
 
-BACKENDS: dict[str, Callable[[str], Backend]] = {
+# Each is called with a folder and, if it likes, the threads to be ready for.
+BACKENDS: dict[str, Callable[..., Backend]] = {
     "secateur": EngineBackend,
     "pytorch": TorchBackend,
     "pytorch-bf16": partial(TorchBackend, dtype="bfloat16"),
@@ -197,26 +187,9 @@ BACKENDS: dict[str, Callable[[str], Backend]] = {
     "pytorch-compressed": partial(TorchBackend, compressed=True),
     "onnxruntime": partial(OnnxBackend, file="model.onnx"),
     "onnxruntime-int8": partial(OnnxBackend, file="model-int8.onnx"),
+    "openvino": partial(OpenVinoBackend, file="model-plain.onnx"),
+    "openvino-bf16": partial(OpenVinoBackend, file="model-plain.onnx", precision="bf16"),
+    "openvino-int8": partial(OpenVinoBackend, file="model-openvino-int8.xml"),
+    "openvino-int8-sparse": partial(OpenVinoBackend, file="model-openvino-int8.xml", sparse_rate=0.4),
+    "deepsparse": partial(DeepSparseBackend, file="model-deepsparse.onnx"),
 }
-
-
-def _vocab_size(folder: str) -> int:
-    return int(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["vocab_size"])
-
-
-def _batches(input_ids: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
-    return [input_ids[start : start + _BATCH] for start in range(0, len(input_ids), _BATCH)]
-
-
-def _padded(batch: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    longest = max(len(ids) for ids in batch)
-    ids = np.zeros((len(batch), longest), np.int64)
-    mask = np.zeros_like(ids)
-    for row, sequence in enumerate(batch):
-        ids[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = 1
-    return ids, mask
-
-
-def _onnx_inputs(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -1,15 +1,27 @@
-"""ONNX Runtime as its users run a BERT: exported, fused for transformers, quantized dynamically to int8."""
+"""A BERT as graphs for other engines: plain for all; fused and quantized dynamically for ONNX Runtime."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import math
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["export_onnx_peers", "onnx_peers_missing"]
+__all__ = [
+    "PLAIN",
+    "export_onnx_peers",
+    "export_plain",
+    "export_plain_model",
+    "fuse_for_onnx_runtime",
+    "onnx_peers_missing",
+]
+
+PLAIN = "model-plain.onnx"
 
 _MODULES = ("onnx", "onnxruntime", "torch", "transformers")
 
@@ -35,63 +47,98 @@ def export_onnx_peers(folder: Path, out: Path) -> None:
     Raises:
         RuntimeError: The exported graph does not compute what the model does.
     """
-    import onnx
-    import torch
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.transformers import optimizer
-    from onnxruntime.transformers.fusion_options import FusionOptions
+    export_plain(folder, out)
+    fuse_for_onnx_runtime(out)
+    (out / PLAIN).unlink()
+
+
+def export_plain(folder: Path, out: Path) -> None:
+    """Writes `model-plain.onnx`: float32, in the graph that all engines know.
+
+    Args:
+        folder: A Hugging Face folder of a BERT for sequence classification.
+        out: Folder to write into; it gets `config.json` too.
+
+    Raises:
+        RuntimeError: The exported graph does not compute what the model does.
+    """
     from transformers import AutoModelForSequenceClassification
 
+    export_plain_model(AutoModelForSequenceClassification.from_pretrained(folder).eval(), out)
+    shutil.copyfile(folder / "config.json", out / "config.json")
+
+
+def export_plain_model(model: Any, out: Path) -> None:
+    """Writes `model-plain.onnx` of a BERT for sequence classification in memory; see `export_plain`."""
+    import torch
+
     out.mkdir(parents=True, exist_ok=True)
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     plain = _plain_graph(model)
     ids = torch.randint(0, model.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(0))
     inputs = (ids, torch.ones_like(ids), torch.zeros_like(ids))
     with torch.inference_mode():
         difference = (model(*inputs).logits - plain(*inputs)).abs().max().item()
     if difference > 1e-3:
-        raise RuntimeError(f"the plain graph of {folder} differs from the model by {difference:.2g}")
-
+        raise RuntimeError(f"the plain graph of {out} differs from the model by {difference:.2g}")
     names = ["input_ids", "attention_mask", "token_type_ids"]
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "seq"} for name in names}
-    raw = out / "model-raw.onnx"
-    logging.disable(logging.WARNING)  # the quantizer advises on the root logger
+    with _quiet():
+        torch.onnx.export(
+            plain,
+            inputs,
+            str(out / PLAIN),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={**axes, "logits": {0: "batch"}},
+            opset_version=14,  # the newest that DeepSparse knows by heart: later ones have a node for a norm
+            dynamo=False,
+        )
+
+
+def fuse_for_onnx_runtime(out: Path) -> None:
+    """Makes `model.onnx` and `model-int8.onnx` of `model-plain.onnx`.
+
+    Args:
+        out: The folder that `export_plain` wrote.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    with _quiet():
+        fused = optimizer.optimize_model(
+            str(out / PLAIN),
+            model_type="bert",
+            num_heads=config["num_attention_heads"],
+            hidden_size=config["hidden_size"],
+            opt_level=1,
+            optimization_options=FusionOptions("bert"),
+        )
+        fused.save_model_to_file(str(out / "model.onnx"))
+        quantize_dynamic(
+            str(out / "model.onnx"),
+            str(out / "model-int8.onnx"),
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "WeightSymmetric": True},
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of what they do, and the quantizer advises on the root logger."""
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                plain,
-                inputs,
-                str(raw),
-                input_names=names,
-                output_names=["logits"],
-                dynamic_axes={**axes, "logits": {0: "batch"}},
-                opset_version=17,
-                dynamo=False,
-            )
-            fused = optimizer.optimize_model(
-                str(raw),
-                model_type="bert",
-                num_heads=model.config.num_attention_heads,
-                hidden_size=model.config.hidden_size,
-                opt_level=1,
-                optimization_options=FusionOptions("bert"),
-            )
-            fused.save_model_to_file(str(out / "model.onnx"))
-            quantize_dynamic(
-                str(out / "model.onnx"),
-                str(out / "model-int8.onnx"),
-                weight_type=QuantType.QInt8,
-                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "WeightSymmetric": True},
-            )
+            yield
     finally:
         logging.disable(logging.NOTSET)
-    raw.unlink()
-    shutil.copyfile(folder / "config.json", out / "config.json")
 
 
 def _plain_graph(model: Any) -> Any:
-    """Wraps the model's own modules in the BERT graph that ONNX Runtime's fusers know.
+    """Wraps the model's own modules in the BERT graph that the engines' fusers know.
 
     transformers 5 exports a sub-graph for masks and shapes that they do not; unfused, the peer would be
     slower than its users have it.

@@ -44,10 +44,10 @@ def profile(steps: Sequence[Mapping[str, Any]], peak: Mapping[str, float], threa
     Returns:
         `peak_gmacs` (of one thread), `threads`, `steps`, `total` (like a step, without name and kernel) and
         `shares` (kind of step to its part of the time, largest first). A step has `name`, `kernel`, `kind`,
-        `tile` ([tokens, rows] or None), `n`, `k`, `density` (None where it multiplies no stored weights), `ms`,
-        `time_share`, `gmacs_effective` (all multiplications of the dense matrices), `gmacs_executed` (those of
-        weights that are stored), `peak_share` (None where it multiplies nothing) and `floor_ms` (what the
-        executed multiplications take at the peak).
+        `tile` ([tokens, rows] or None), `n`, `k`, `density` (None where it multiplies no stored weights),
+        `ms`, `time_share`, `gmacs_effective` (all multiplications of the dense matrices), `gmacs_executed`
+        (those of weights that are stored), `peak_share` (None where it multiplies nothing) and `floor_ms`
+        (what the executed multiplications take at the peak).
     """
     rows = [_row(list(parts), peak, threads) for _, parts in groupby(steps, key=lambda step: step["step"])]
     spent = sum(row["ms"] for row in rows)

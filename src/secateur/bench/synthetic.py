@@ -134,6 +134,7 @@ def _put_embeddings(
     rows = {"word": shape.vocab_size, "position": shape.max_positions, "token_type": 2}
     for kind, module in names.tables.items():
         table = random.integers(-127, 128, (rows[kind], shape.hidden_size), dtype=np.int8)
+        table[:, 0] = 127  # as training leaves every row: PyTorch loads no others
         _put(tensors, module, weight=table, weight_scale=np.full(rows[kind], 4e-4, np.float32))
     # The one norm that the format stores with two axes; see docs/format.md on the guard.
     _put_norm(tensors, names.norm, (1, shape.hidden_size), random)

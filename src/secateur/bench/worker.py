@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, TextIO
@@ -22,7 +22,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.bench.machine import resident_memory_mb
+from secateur.bench.environments import command
+from secateur.bench.machine import installed_versions, resident_memory_mb
 from secateur.bench.measure import Turn, take_turn
 
 __all__ = ["Case", "Worker", "WorkerError"]
@@ -34,6 +35,11 @@ class WorkerError(RuntimeError):
 
 # Threads of OpenMP and ONNX Runtime spin on for milliseconds after a call, on the cores of whoever is next.
 WARM_UP_SECONDS = 0.05
+
+_REPORTED_PACKAGES = (
+    *("numpy", "onnx", "torch", "transformers", "onnxruntime"),
+    *("openvino", "nncf", "deepsparse"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,27 @@ class Worker:
     Args:
         backend: Which candidate: a key of `secateur.bench.backends.BACKENDS`.
         folder: The model's folder.
+        threads: Threads to be ready for.
+        python: The interpreter of an environment that has the candidate's library; None for this one.
+        variables: Environment variables to set.
 
     Raises:
         WorkerError: The model does not load.
     """
 
-    def __init__(self, backend: str, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        backend: str,
+        folder: str | os.PathLike[str],
+        *,
+        threads: int = 1,
+        python: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "secateur.bench.worker", backend, os.fspath(folder)],
+            command(python, "secateur.bench.worker", backend, os.fspath(folder), str(threads)),
+            env={**os.environ, **(variables or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -105,7 +123,8 @@ class Worker:
         """Asks what the process is made of.
 
         Returns:
-            `peak_memory_mb` and `torch` (whether PyTorch is loaded).
+            `peak_memory_mb`, `torch` (whether PyTorch is loaded), `prepare_seconds` (spent so far on making
+            cases ready, before any call) and `versions` (of the libraries that it may use).
         """
         return self._ask({"do": "facts"})
 
@@ -150,7 +169,7 @@ class Worker:
         return reply
 
 
-def serve(backend: str, folder: str, requests: TextIO, replies: TextIO) -> None:
+def serve(backend: str, folder: str, requests: TextIO, replies: TextIO, threads: int = 1) -> None:
     """Loads a candidate and answers requests until there are no more.
 
     Args:
@@ -158,6 +177,7 @@ def serve(backend: str, folder: str, requests: TextIO, replies: TextIO) -> None:
         folder: The model's folder.
         requests: One JSON object a line.
         replies: The same; the first says how long loading took.
+        threads: Threads to be ready for.
     """
 
     def say(reply: dict[str, Any]) -> None:
@@ -168,15 +188,18 @@ def serve(backend: str, folder: str, requests: TextIO, replies: TextIO) -> None:
         from secateur.bench.backends import BACKENDS
 
         start = time.perf_counter()
-        candidate = BACKENDS[backend](folder)
+        candidate = BACKENDS[backend](folder, threads)
         say({"load_seconds": time.perf_counter() - start})
         calls: dict[Case, Callable[[], object]] = {}
+        prepare_seconds = 0.0
         for line in requests:
             request = json.loads(line)
             if request["do"] == "turn":
                 case = Case(**request["case"])
                 if case not in calls:
+                    start = time.perf_counter()
                     calls[case] = candidate.prepare(case)
+                    prepare_seconds += time.perf_counter() - start
                 turn = take_turn(
                     calls[case],
                     calls=request["calls"],
@@ -189,7 +212,18 @@ def serve(backend: str, folder: str, requests: TextIO, replies: TextIO) -> None:
             elif request["do"] != "facts":
                 raise ValueError(f"unknown request {request['do']!r}")
             else:
-                say({"peak_memory_mb": resident_memory_mb(peak=True), "torch": "torch" in sys.modules})
+                say(
+                    {
+                        "peak_memory_mb": resident_memory_mb(peak=True),
+                        "torch": "torch" in sys.modules,
+                        "prepare_seconds": prepare_seconds,
+                        "versions": {
+                            name: version
+                            for name, version in installed_versions(_REPORTED_PACKAGES).items()
+                            if version
+                        },
+                    }
+                )
     except Exception as error:
         say({"error": f"{type(error).__name__}: {error}"})
 
@@ -198,7 +232,7 @@ def main() -> None:
     """Serves on stdin and stdout; whatever libraries print goes to stderr."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(sys.argv[1], sys.argv[2], sys.stdin, replies)
+    serve(sys.argv[1], sys.argv[2], sys.stdin, replies, int(sys.argv[3]))
 
 
 if __name__ == "__main__":

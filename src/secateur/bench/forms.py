@@ -1,0 +1,127 @@
+"""The model that each engine of a comparison runs, made from a checkpoint and its dense model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secateur.bench.engines import ENGINES
+from secateur.bench.environments import command
+from secateur.bench.inputs import onnx_inputs
+from secateur.checkpoint import linear_names, read_checkpoint, tensor_name
+from secateur.errors import UnsupportedError
+
+__all__ = ["build_forms"]
+
+_SAMPLES = 4
+
+
+def build_forms(
+    names: Iterable[str], checkpoint: Path, dense: Path | None, seq_len: int, work: Path
+) -> dict[str, Path]:
+    """Makes the model that each engine runs.
+
+    Args:
+        names: Keys of `ENGINES`.
+        checkpoint: The compressed model.
+        dense: The dense one, or None for random weights of the same shape.
+        seq_len: Tokens to calibrate int8 with.
+        work: A folder to write into.
+
+    Returns:
+        Engine to the folder that its backend opens.
+
+    Raises:
+        UnsupportedError: The model cannot be brought into the form that an engine needs.
+    """
+    from secateur.bench.peers import export_plain, fuse_for_onnx_runtime
+
+    wanted = list(names)
+    environments = {ENGINES[name].environment for name in wanted}
+    folders = {"secateur": checkpoint, "deepsparse": work / "sparse-onnx"}
+    if any(ENGINES[name].dense for name in wanted):
+        dense = dense or _random_dense(checkpoint, work / "dense")
+        folders |= {"pytorch": dense} | dict.fromkeys(("onnxruntime", "openvino"), work / "dense-onnx")
+        if environments & {"onnxruntime", "openvino"}:
+            export_plain(dense, work / "dense-onnx")
+    if "onnxruntime" in environments:
+        fuse_for_onnx_runtime(work / "dense-onnx")
+    if "openvino-int8" in wanted:
+        _quantize_for_openvino(work / "dense-onnx", seq_len)
+    if "deepsparse" in wanted:
+        _write_sparse(checkpoint, seq_len, folders["deepsparse"])
+    return {name: folders[ENGINES[name].environment] for name in wanted}
+
+
+def _empty_model(checkpoint: Path) -> Any:
+    """Makes a dense BERT with random weights in the shape of a checkpoint."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    for key in ("quantization_config", "architectures", "model_type"):
+        config.pop(key, None)
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**config)).eval()
+
+
+def _random_dense(checkpoint: Path, out: Path) -> Path:
+    _empty_model(checkpoint).save_pretrained(out)
+    return out
+
+
+def _quantize_for_openvino(plain: Path, seq_len: int) -> None:
+    python = ENGINES["openvino-int8"].python()
+    done = subprocess.run(
+        command(python, "secateur.bench.openvino_int8", os.fspath(plain), str(seq_len)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise UnsupportedError(f"NNCF could not quantize the model ({said[0]}): leave out openvino-int8.")
+
+
+def _write_sparse(checkpoint: Path, seq_len: int, out: Path) -> None:
+    """Writes `model-deepsparse.onnx`: the checkpoint's weights in the form that DeepSparse runs fastest."""
+    import torch
+
+    from secateur.bench.integer_graph import write_integer_graph
+    from secateur.bench.peers import PLAIN, export_plain_model
+    from secateur.hf import load_compressed
+
+    compressed = load_compressed(checkpoint)
+    model = _empty_model(checkpoint)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            for suffix, parameter in module._parameters.items():
+                if parameter is not None:
+                    parameter.copy_(getattr(compressed.get_submodule(name), suffix))  # with its mask applied
+    export_plain_model(model, out)
+    (out / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    if _is_integer(checkpoint):
+        random = np.random.default_rng(0)
+        size = int(model.config.vocab_size)
+        drawn = [random.integers(size // 2, size, (1, seq_len), dtype=np.int64) for _ in range(_SAMPLES)]
+        samples = [onnx_inputs(ids, np.ones_like(ids)) for ids in drawn]
+        write_integer_graph(out / PLAIN, out / "model-deepsparse.onnx", samples)
+        (out / PLAIN).unlink()
+    else:
+        (out / PLAIN).rename(out / "model-deepsparse.onnx")
+
+
+def _is_integer(folder: Path) -> bool:
+    """Whether any matrix of the encoder is stored as int8."""
+    checkpoint = read_checkpoint(folder)
+    return any(
+        tensor_name(module, "weight_scale") in checkpoint.tensors
+        for layer in range(checkpoint.shape.num_layers)
+        for module in linear_names(layer, checkpoint.shape.prefix).linears.values()
+    )
