@@ -28,7 +28,20 @@ __all__ = [
     "write_png",
 ]
 
-COLOURS = ("#0b6e4f", "#c8553d", "#2f5d9f", "#8c5e9c", "#b8860b", "#4a4a4a", "#1aa6a6", "#d96fa8")
+COLOURS = (
+    "#0b6e4f",
+    "#c8553d",
+    "#2f5d9f",
+    "#8c5e9c",
+    "#b8860b",
+    "#4a4a4a",
+    "#1aa6a6",
+    "#d96fa8",
+    "#6b8e23",
+    "#ff9f1c",
+    "#7a3b2e",
+    "#5b5bd6",
+)
 _SIZE = {"width": 900, "height": 540}
 
 
@@ -44,6 +57,7 @@ class Line:
         modelled: Whether it was computed, not measured: dashed, with open markers.
         same_colour: Whether it goes on from the line before.
         plain: Whether it is there for comparison only: thin, grey, without markers.
+        dotted: The same in a colour of its own, dotted.
     """
 
     def __init__(
@@ -57,10 +71,12 @@ class Line:
         modelled: bool = False,
         same_colour: bool = False,
         plain: bool = False,
+        dotted: bool = False,
     ) -> None:
         self.name, self.x, self.y = name, list(x), list(y)
         self.low, self.high = low, high
-        self.modelled, self.same_colour, self.plain = modelled, same_colour, plain
+        self.modelled, self.same_colour = modelled, same_colour
+        self.plain, self.dotted = plain, dotted
 
 
 def require_plotly() -> None:
@@ -124,11 +140,11 @@ def line_figure(
                 x=line.x,
                 y=line.y,
                 name=line.name,
-                mode="lines" if line.plain else "lines+markers",
+                mode="lines" if line.plain or line.dotted else "lines+markers",
                 line={
                     "color": colour,
                     "width": 1 if line.plain else 2,
-                    "dash": "dash" if line.modelled else "solid",
+                    "dash": "dot" if line.dotted else "dash" if line.modelled else "solid",
                 },
                 marker={"size": 7, "symbol": "circle-open" if line.modelled else "circle"},
                 error_y=errors,
