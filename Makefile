@@ -2,6 +2,7 @@
 # make test   what every change must pass: lint, types, build, tests
 # make check  the long ones, each also alone: check-long check-avx512 check-address check-threads check-package
 # make bench  the figures in benchmarks/results/
+# make peers  the engines to compare with, each in its own environment (some 300 MB to download)
 #
 # PYTHON=python3.12 make test   picks the interpreter of a new .venv
 # CXX=clang++ make test         picks the compiler
@@ -24,10 +25,10 @@ endif
 .DELETE_ON_ERROR:
 comma := ,
 .PHONY: help install build demo test lint types pytest check check-long check-avx512 check-address \
-        check-threads check-package bench clean tools
+        check-threads check-package bench peers clean tools
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 # --- environment -------------------------------------------------------------------------------------------
 
@@ -80,6 +81,10 @@ bench: build
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/accuracy.py --data "$(SECATEUR_DATA)/clinc150"
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/minilm_latency.py --checkpoint models/clinc150/compressed --dense models/clinc150/dense
 	$(BIN)/python benchmarks/readme_table.py
+
+# OpenVINO and DeepSparse under .peers/, and BERT-base for every engine (some 2 GB); see benchmarks/peers/README.md.
+peers: build
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/peers/install.py
 
 # --- what every change must pass ---------------------------------------------------------------------------
 

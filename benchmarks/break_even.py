@@ -4,8 +4,8 @@
 
 Random weights in the shape of a model: one text, one thread. At each sparsity all candidates take turns, each
 in its own process, so that every ratio is of one interleaved run. Few layers would flatter our engine, which
-leaves out of the last one what the answer does not depend on. Engines that are not installed are left out, and
-it is said why; `python benchmarks/peers/setup.py` installs OpenVINO and DeepSparse.
+leaves out of the last one what the answer does not depend on. Engines that are not installed are left out,
+and it is said why; `make peers` installs OpenVINO and DeepSparse.
 """
 
 from __future__ import annotations

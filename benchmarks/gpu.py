@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py
 
-PyTorch as it is, compiled, and captured in a CUDA graph, taking turns in one process; the answer is copied back
-in every call. Without a GPU nothing is measured and the exit status is 2; `--published` prints the figures that
-NVIDIA published for T4 and V100, which are not measured by us.
+PyTorch as it is, compiled, and captured in a CUDA graph, taking turns in one process; the answer is copied
+back in every call. Without a GPU nothing is measured and the exit status is 2; `--published` prints the
+figures that NVIDIA published for T4 and V100, which are not measured by us.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _TENSORRT = (
     "NVIDIA, BERT Inference Using TensorRT, table 'NVIDIA T4 (16GB), BERT Base', average: "
     "https://github.com/NVIDIA/TensorRT/blob/007c34702bc7878285e3123eb39829a1f9aef3f0/demo/BERT/README.md"
 )
-# BERT-base, batch 1, 128 tokens, fp16. The encoder only, without tokenizing; TensorRT's without copies to and from
-# the device.
+# BERT-base, batch 1, 128 tokens, fp16. FasterTransformer's tables are of the twelve layers; TensorRT's times
+# leave out the copies to and from the device.
 PUBLISHED = (
     ("T4", "PyTorch, TorchScript", 10.51, _FASTER_TRANSFORMER),
     ("T4", "FasterTransformer", 2.05, _FASTER_TRANSFORMER),
@@ -132,8 +132,8 @@ def gpu_torch() -> Any:
         raise UnsupportedError("PyTorch is not installed: pip install 'secateur[train]'.") from None
     if not torch.cuda.is_available():
         raise UnsupportedError(
-            f"PyTorch {torch.__version__} finds no CUDA GPU here, so nothing is measured: run this where there is "
-            "one, with a CUDA build of PyTorch; --published shows what others measured."
+            f"PyTorch {torch.__version__} finds no CUDA GPU here, so nothing is measured: run this where there "
+            "is one, with a CUDA build of PyTorch; --published shows what others measured."
         )
     return torch
 

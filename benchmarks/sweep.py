@@ -2,8 +2,8 @@
 
     python benchmarks/sweep.py                    (--redraw draws the plots of the JSON file again)
 
-The same as `secateur benchmark --sweep`, with a place for the JSON file and plots as PNG files. It goes on where an
-earlier run stopped.
+The same as `secateur benchmark --sweep`, with a place for the JSON file and plots as PNG files. It goes on
+where an earlier run stopped.
 """
 
 from __future__ import annotations

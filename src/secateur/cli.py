@@ -184,13 +184,33 @@ def benchmark(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time goes, step by step, beside the CPU's peak.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Time engines beside each other, in turns: secateur, onnxruntime, onnxruntime-int8, "
+            "openvino, openvino-bf16, openvino-int8, pytorch, pytorch-bf16, deepsparse; or all installed.",
+        ),
+    ] = None,
+    dense: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The dense model, for engines that run it.")
+    ] = None,
+    forms: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Keep the models that other engines run here, or find them here."
+        ),
+    ] = None,
     core_hour_price: Annotated[
         float | None, typer.Option(metavar="P", help="Price of one core for an hour: adds the cost of texts.")
     ] = None,
     json_file: JsonFile = None,
     sweep: Annotated[
         bool,
-        typer.Option("--sweep", help="Vary one thing at a time around the case that the other options give."),
+        typer.Option(
+            "--sweep",
+            help="Vary one thing at a time around the case that the other options give (on one thread).",
+        ),
     ] = False,
     lengths: SweepAxis = None,
     batch_sizes: SweepAxis = None,
@@ -208,6 +228,11 @@ def benchmark(
 ) -> None:
     """Measure the engine's latency and throughput."""
     if sweep:
+        if engine or dense or forms or profile or core_hour_price is not None:
+            raise DataError(
+                "A sweep is of our engine's latency alone: leave out --engine, --dense, --forms, --profile "
+                "and --core-hour-price."
+            )
         from secateur.commands.sweep import AxisOptions, SweepModel, SweepRequest, run_sweep
 
         run_sweep(
@@ -217,14 +242,21 @@ def benchmark(
             json_file,
             plots,
         )
-        return
-    if grid or plots or any((lengths, batch_sizes, sparsities, thread_counts, layer_counts)):
+        return None
+    axes = (lengths, batch_sizes, sparsities, thread_counts, layer_counts)
+    if grid or any(option is not None for option in (*axes, time_limit, plots)):
         raise DataError("--lengths, --grid, --plots and the other options of a sweep need --sweep.")
     from secateur.commands.benchmark import Request, Synthetic, run
 
     random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers) if synthetic else None
     request = Request(seq_len, batch_size, threads, isa, seconds, profile, core_hour_price)
-    run(model, random_weights, request, json_file)
+    if engine is None and (dense or forms):
+        raise DataError("--dense and --forms are for other engines: name them with --engine.")
+    if engine is not None:
+        from secateur.commands.comparison import run_comparison
+
+        return run_comparison(model, random_weights, dense, engine, forms, request, json_file)
+    return run(model, random_weights, request, json_file)
 
 
 @app.command()

@@ -100,6 +100,9 @@ SYNTHETIC = ("--sweep", "--synthetic", "tiny", "--quantized", "--seq-len", 8)
     [
         (("--lengths", "8"), "need --sweep"),
         (("--grid",), "need --sweep"),
+        (("--time-limit", 3), "need --sweep"),
+        (("--sweep", "--engine", "all"), "leave out --engine"),
+        (("--sweep", "--profile"), "leave out --engine, --dense, --forms, --profile"),
         (("--sweep",), "Give either the folder of a checkpoint or --synthetic"),
         (("--sweep", "--synthetic", "gpt", "--quantized"), "no synthetic model 'gpt'"),
         ((*SYNTHETIC, "--lengths", "8,none"), "--lengths has 'none': give whole numbers"),

@@ -42,15 +42,13 @@ class PeerEngine:
 
 _EXPORT = ("torch", "transformers", "onnx", "onnxruntime")
 _ONNX = "pip install 'secateur[train,onnx]'"
-_OPENVINO = "pip install 'secateur[train,onnx,peers]', or python benchmarks/peers/setup.py openvino"
+_OPENVINO = "pip install 'secateur[train,peers]', or in a clone run benchmarks/peers/install.py openvino"
 _TRAIN = "pip install 'secateur[train]'"
 
 ENGINES = {
     OURS: PeerEngine("the checkpoint", "secateur", (), (), "", dense=False),
     "onnxruntime": PeerEngine("dense fp32, fused", "onnxruntime", ("onnxruntime",), _EXPORT, _ONNX),
-    "onnxruntime-int8": PeerEngine(
-        "dense int8, dynamic", "onnxruntime", ("onnxruntime",), (*_EXPORT, "onnxscript"), _ONNX
-    ),
+    "onnxruntime-int8": PeerEngine("dense int8, dynamic", "onnxruntime", ("onnxruntime",), _EXPORT, _ONNX),
     "openvino": PeerEngine("dense fp32", "openvino", ("openvino",), _EXPORT, _OPENVINO),
     "openvino-bf16": PeerEngine("dense bf16", "openvino", ("openvino",), _EXPORT, _OPENVINO),
     "openvino-int8": PeerEngine("dense int8, NNCF", "openvino", ("openvino", "nncf"), _EXPORT, _OPENVINO),
@@ -61,7 +59,7 @@ ENGINES = {
         "deepsparse",
         ("deepsparse",),
         _EXPORT,
-        "pip install 'secateur[train,onnx]' and python benchmarks/peers/setup.py deepsparse",
+        "pip install 'secateur[train,onnx]', and in a clone run benchmarks/peers/install.py deepsparse",
         dense=False,
     ),
 }

@@ -18,7 +18,9 @@ from secateur.errors import DataError
 
 __all__ = ["PEERS_FOLDER", "command", "find_interpreter", "lacking"]
 
-PEERS_FOLDER = Path(".peers")  # where benchmarks/peers/setup.py makes environments, under the current folder
+PEERS_FOLDER = Path(
+    ".peers"
+)  # where benchmarks/peers/install.py makes environments, under the current folder
 
 # Makes `secateur` a package that lies in the given folder, without putting on the path what lies beside it:
 # beside an installed package that would be all of our environment.
@@ -61,7 +63,7 @@ def find_interpreter(environment: str, modules: Sequence[str]) -> str | None:
 
     Returns:
         The interpreter that the variable SECATEUR_<ENVIRONMENT>_PYTHON names, or None, for this environment,
-        where that has the modules, or the one that benchmarks/peers/setup.py makes, or else None.
+        where that has the modules, or the one that benchmarks/peers/install.py makes, or else None.
 
     Raises:
         DataError: The variable names no file that can be run.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from secateur.bench.engines import ENGINES
 from secateur.bench.environments import command
 from secateur.bench.inputs import onnx_inputs
 from secateur.checkpoint import linear_names, read_checkpoint, tensor_name
-from secateur.errors import UnsupportedError
+from secateur.errors import DataError, UnsupportedError
 
 __all__ = ["build_forms"]
 
@@ -25,7 +27,7 @@ _SAMPLES = 4
 def build_forms(
     names: Iterable[str], checkpoint: Path, dense: Path | None, seq_len: int, work: Path
 ) -> dict[str, Path]:
-    """Makes the model that each engine runs.
+    """Makes the model that each engine runs; what an earlier call has finished in `work` is taken as it is.
 
     Args:
         names: Keys of `ENGINES`.
@@ -38,25 +40,64 @@ def build_forms(
         Engine to the folder that its backend opens.
 
     Raises:
+        DataError: The folder holds the forms of another model.
         UnsupportedError: The model cannot be brought into the form that an engine needs.
     """
     from secateur.bench.peers import export_plain, fuse_for_onnx_runtime
 
     wanted = list(names)
+    _claim(work, checkpoint, dense)
+    onnx = work / "dense-onnx"
     environments = {ENGINES[name].environment for name in wanted}
     folders = {"secateur": checkpoint, "deepsparse": work / "sparse-onnx"}
     if any(ENGINES[name].dense for name in wanted):
-        dense = dense or _random_dense(checkpoint, work / "dense")
-        folders |= {"pytorch": dense} | dict.fromkeys(("onnxruntime", "openvino"), work / "dense-onnx")
+        if dense is None:
+            dense = work / "dense"
+            _once(work, "dense", partial(_write_random, checkpoint, dense))
+        folders |= {"pytorch": dense, "onnxruntime": onnx, "openvino": onnx}
         if environments & {"onnxruntime", "openvino"}:
-            export_plain(dense, work / "dense-onnx")
+            _once(work, "dense-onnx", partial(export_plain, dense, onnx))
     if "onnxruntime" in environments:
-        fuse_for_onnx_runtime(work / "dense-onnx")
+        _once(work, "onnxruntime", partial(fuse_for_onnx_runtime, onnx))
     if "openvino-int8" in wanted:
-        _quantize_for_openvino(work / "dense-onnx", seq_len)
+        _once(work, "openvino-int8", partial(_quantize_for_openvino, onnx, seq_len))
     if "deepsparse" in wanted:
-        _write_sparse(checkpoint, seq_len, folders["deepsparse"])
+        _once(work, "deepsparse", partial(_write_sparse, checkpoint, seq_len, folders["deepsparse"]))
     return {name: folders[ENGINES[name].environment] for name in wanted}
+
+
+def _claim(work: Path, checkpoint: Path, dense: Path | None) -> None:
+    """Notes whose forms a folder holds, or checks that they are ours."""
+    source = {"checkpoint": _digest(checkpoint), "dense": None if dense is None else _digest(dense)}
+    note = work / "source.json"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if not note.exists():
+            note.write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+        found = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"--forms: {work} cannot be used ({error}): give another folder.") from error
+    if found != source:
+        raise DataError(f"--forms: {work} holds the forms of another model: give another folder.")
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                for chunk in iter(partial(file.read, 1 << 20), b""):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _once(work: Path, name: str, make: Callable[[], object]) -> None:
+    """Makes a form, unless it was made whole before."""
+    done = work / f"{name}.done"
+    if not done.exists():
+        make()
+        done.touch()
 
 
 def _empty_model(checkpoint: Path) -> Any:
@@ -71,9 +112,8 @@ def _empty_model(checkpoint: Path) -> Any:
     return BertForSequenceClassification(BertConfig(**config)).eval()
 
 
-def _random_dense(checkpoint: Path, out: Path) -> Path:
+def _write_random(checkpoint: Path, out: Path) -> None:
     _empty_model(checkpoint).save_pretrained(out)
-    return out
 
 
 def _quantize_for_openvino(plain: Path, seq_len: int) -> None:

@@ -25,7 +25,7 @@ from secateur.commands.console import print_table, show_json
 from secateur.commands.profile import print_profile
 from secateur.errors import DataError, UnsupportedError
 
-__all__ = ["Request", "run"]
+__all__ = ["Request", "Synthetic", "model_folder", "run"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ def run(model: Path | None, synthetic: Synthetic | None, request: Request, json_
         SecateurError: Neither or both models are given, or the one given cannot be used.
     """
     checked_price(request.core_hour_price)
-    if (model is None) == (synthetic is None):
-        raise DataError(f"Give either the folder of a checkpoint or --synthetic NAME ({', '.join(SHAPES)}).")
-    with _folder(model, synthetic) as folder:
+    with model_folder(model, synthetic) as folder:
         results = benchmark(folder, request)
     results["model"] = str(model) if model is not None else vars(synthetic)
     if not show_json(json_file, results):
@@ -144,7 +142,21 @@ def benchmark(folder: Path, request: Request) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Path]:
+def model_folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Path]:
+    """Gives the folder of the model to measure; one with random weights is written and taken away again.
+
+    Args:
+        model: A checkpoint's folder, or None.
+        synthetic: Random weights instead, or None.
+
+    Yields:
+        The folder.
+
+    Raises:
+        SecateurError: Neither or both models are given, or the random one is not possible.
+    """
+    if (model is None) == (synthetic is None):
+        raise DataError(f"Give either the folder of a checkpoint or --synthetic NAME ({', '.join(SHAPES)}).")
     if model is not None:
         yield model
         return
