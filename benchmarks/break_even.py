@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--model", default="bert-base", choices=list(SHAPES))
     parser.add_argument("--layers", type=int, help="default: as many as the model has")
     parser.add_argument("--seq-len", type=int, default=128)
-    parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
+    parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES, help="above 0, under 1")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.1, help="of timed calls in a turn")
     parser.add_argument("--out", type=Path, default=RESULTS / "break_even.json")
@@ -116,6 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     for name, worker in workers.items()
                 }
                 timings[sparsity] = interleave(turns, rounds=options.rounds)
+            models.forget(sparsity)
             bar.advance(task)
     about = {
         "model": {"name": options.model, "layers": layers, "weights": "random"},

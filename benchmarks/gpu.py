@@ -132,8 +132,8 @@ def gpu_torch() -> Any:
         raise UnsupportedError("PyTorch is not installed: pip install 'secateur[train]'.") from None
     if not torch.cuda.is_available():
         raise UnsupportedError(
-            f"PyTorch {torch.__version__} finds no CUDA GPU here, so nothing is measured: run this where there "
-            "is one, with a CUDA build of PyTorch; --published shows what others measured."
+            f"PyTorch {torch.__version__} finds no CUDA GPU here, so nothing is measured: run this where "
+            "there is one, with a CUDA build of PyTorch; --published shows what others measured."
         )
     return torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +66,7 @@ class Models:
         Raises:
             UnsupportedError: This version has no float32 checkpoints.
         """
-        folder = self._work / f"{pattern}-{sparsity}-{precision}"
+        folder = self._work / str(sparsity) / f"{pattern}-{precision}"
         if folder.exists():
             return folder
         kind: dict[str, Any] = {}
@@ -85,15 +86,20 @@ class Models:
             checkpoint: Of ours.
             dense: The dense model, or None for random weights.
         """
-        work = self._work / f"{engine}-of-{(dense or checkpoint).name}"
+        source = dense or checkpoint
+        work = source.parent / f"forms-of-{source.name}"
         return build_forms([engine], checkpoint, dense, self._seq_len, work)[engine]
+
+    def forget(self, sparsity: float) -> None:
+        """Removes what was written for a sparsity: the forms of BERT-base take a gigabyte."""
+        shutil.rmtree(self._work / str(sparsity), ignore_errors=True)
 
     def pruned(self, sparsity: float) -> Path:
         """A Hugging Face folder in float32 whose encoder matrices have the smallest weights set to zero."""
         import torch
         from transformers import BertConfig, BertForSequenceClassification
 
-        folder = self._work / f"pruned-{sparsity}"
+        folder = self._work / str(sparsity) / "pruned"
         if folder.exists():
             return folder
         shape = SHAPES[self._name]
