@@ -72,7 +72,7 @@ def test_the_figure_of_threads_tells_measured_from_modelled(open_script: Open) -
 
 def test_without_the_native_tool_it_says_how_to_build_it(open_script: Open, tmp_path: Path) -> None:
     script = open_script("threads")
-    with pytest.raises(DataError, match="make build/kernels/.built"):
+    with pytest.raises(DataError, match=r"make build/kernels/\.built"):
         script.sharing_costs(tmp_path / "none", 2)
     with pytest.raises(DataError, match="one processor only"):
         script.sharing_costs(Path(sys.executable), 1)
