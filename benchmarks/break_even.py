@@ -159,7 +159,12 @@ def figures(results: dict[str, Any]) -> dict[str, Any]:
     axis["x_ticks"] = sorted({x for line in lines for x in line.x})
     drawn = {
         "break_even": line_figure(
-            "Speed over sparsity", f"{where}; 1 is {base}", lines, y_title="speed", log_y=True, **axis
+            "Speed over sparsity",
+            f"{where}; 1 is {base}",
+            lines,
+            y_title=f"times as fast as {base.partition(',')[0]}",
+            log_y=True,
+            **axis,
         )
     }
     gains = [

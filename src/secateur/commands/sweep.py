@@ -139,6 +139,7 @@ def run_sweep(
         about = {
             "model": str(model.folder) if model.folder is not None else model.synthetic,
             "pattern": None if model.folder is not None else model.pattern,
+            "quantized": None if model.folder is not None else model.quantized,
             "isa": isa,
             "cpu": machine["cpu"],
             "secateur": machine["versions"]["secateur"],
