@@ -17,15 +17,11 @@ PEAK = {"u8s8": 100.0, "f32": 50.0}
 
 def step(number: int, name: str, kernel: str, **values: Any) -> dict[str, Any]:
     empty = {
-        "n": 0,
-        "k": 0,
+        **dict.fromkeys(("ms", "tokens", "macs", "executed_macs"), 0.0),
+        **dict.fromkeys(("n", "k"), 0),
         "density": 1.0,
         "type": "",
         "tile": (0, 0),
-        "ms": 0.0,
-        "tokens": 0.0,
-        "macs": 0.0,
-        "executed_macs": 0.0,
     }
     return {"step": number, "name": name, "kernel": kernel, **empty, **values}
 

@@ -55,5 +55,5 @@ def test_the_protocol_is_one_json_object_a_line(checkpoint: Path) -> None:
     loaded, turn, facts, error = map(json.loads, replies.getvalue().splitlines())
     assert set(loaded) == {"load_seconds"}
     assert len(turn["samples_ms"]) == 2
-    assert set(facts) == {"peak_memory_mb", "torch", "prepare_seconds", "versions"}
+    assert set(facts) == {"peak_memory_mb", "torch", "prepare_seconds", "details", "versions"}
     assert "nonsense" in error["error"]

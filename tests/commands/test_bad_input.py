@@ -196,6 +196,31 @@ def test_impossible_benchmarks(refused: Run, arguments: tuple[str, ...], said: s
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--core-hour-price", "-1"),
+            "--core-hour-price is -1.0: give what an hour",
+        ),
+        (("--core-hour-price", "nan"), "--core-hour-price is nan"),
+        (("--engine", "secateur", "--core-hour-price", "nan"), "--core-hour-price is nan"),
+        (("--engine", "tensorrt"), "no engine 'tensorrt'; known are secateur"),
+        (("--engine", "pytorch"), "pytorch runs the dense model: give its folder with --dense"),
+        (("--engine", "secateur", "--profile"), "give it without --engine"),
+        (("--engine", "secateur", "--seq-len", "25"), "the model has 24 positions"),
+        (("--engine", "secateur", "--dense", "nowhere"), "cannot be read"),
+        (("--dense", "nowhere"), "name them with --engine"),
+        (("--forms", "nowhere"), "name them with --engine"),
+        (("--engine", "secateur", "--isa", "altivec"), "altivec"),
+    ],
+)
+def test_impossible_comparisons(
+    refused: Run, checkpoint: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in refused("benchmark", checkpoint, "--seq-len", 8, *arguments).err
+
+
+@pytest.mark.parametrize(
     ("command", "rest"), [("predict", ("a table",)), ("inspect", ()), ("benchmark", ("--seq-len", 8))]
 )
 def test_an_instruction_set_that_is_not_there(

@@ -13,6 +13,7 @@ from command_line import Run
 
 import secateur
 from secateur import cli
+from secateur.bench.engines import ENGINES
 
 
 def test_a_model_is_compressed_scored_on_both_engines_and_asked(
@@ -79,16 +80,60 @@ def test_evaluate_refuses_a_split_that_is_none(run: Run, checkpoint: Path, data:
 def test_benchmark_of_a_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     arguments = ("--seq-len", 8, "--batch-size", 2, "--threads", 1, "--isa", "reference", "--seconds", 0)
-    done = run("benchmark", checkpoint, *arguments, "--profile", "--json", file)
+    done = run("benchmark", checkpoint, *arguments, "--profile", "--core-hour-price", 3.6, "--json", file)
     assert done.status == 0, done.err
     assert "batch 2, length 8, 1 thread, reference" in done.out
-    assert "Where the time goes" in done.out
+    assert "Step by step" in done.out
+    assert "products at" in done.out
     figures = json.loads(file.read_text())
     assert figures["latency_ms"]["median"] <= figures["latency_ms"]["p95"]
     assert figures["throughput"] > 0
     assert figures["machine"]["cpu"]
     assert figures["engine"] == {"isa": "reference", "threads": 1}
-    assert any(step["ms"] > 0 for step in figures["steps"])
+    assert figures["cost_per_million"] == pytest.approx(1e6 / figures["throughput"] * 3.6 / 3600, rel=0.01)
+    assert "per million texts" in done.out
+    profile = figures["profile"]
+    assert set(profile["peak_gmacs"]) == {"u8s8", "f32"}
+    assert profile["total"]["ms"] == pytest.approx(sum(step["ms"] for step in profile["steps"]))
+    assert sum(profile["shares"].values()) == pytest.approx(1)
+    products = [step for step in profile["steps"] if step["kind"] == "products"]
+    assert products[0]["tile"] == [16, 32]
+    assert all(step["gmacs_executed"] < step["gmacs_effective"] for step in products if step["density"] < 0.7)
+    assert all(
+        step["peak_share"] > 0 for step in profile["steps"] if step["kind"] in ("products", "attention")
+    )
+
+
+def test_engines_beside_each_other(run: Run, checkpoint: Path, classifier: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ("--dense", classifier, "--seq-len", 8, "--threads", 1, "--seconds", 0)
+    done = run(
+        *("benchmark", checkpoint, *arguments, "--engine", "pytorch,secateur"),
+        *("--core-hour-price", 0.04, "--json", file),
+    )
+    assert done.status == 0, done.err
+    assert "secateur is faster by" in done.out
+    figures = json.loads(file.read_text())
+    assert [row["engine"] for row in figures["rows"]] == ["pytorch", "secateur"]
+    assert all(row["cost_per_million"] > 0 and row["peak_memory_mb"] for row in figures["rows"])
+    assert set(figures["rows"][0]["versions"]) == {"torch", "transformers"}
+    ratio = figures["speedup"]["pytorch"]
+    assert figures["base"] == "secateur"
+    assert 0 < ratio["low"] <= ratio["ratio"] <= ratio["high"]
+    medians = [row["latency_ms"]["median"] for row in figures["rows"]]
+    assert ratio["ratio"] == pytest.approx(medians[0] / medians[1], rel=0.01)
+
+
+def test_all_engines_are_those_that_are_there(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {name: f"{name} needs something" for name in ENGINES if name not in ("secateur", "pytorch")}
+    monkeypatch.setattr("secateur.bench.engines.why_missing", gone.get)
+    done = run("benchmark", checkpoint, "--engine", "all", "--seq-len", 8, "--seconds", 0, "--threads", 1)
+    assert done.status == 0, done.err
+    assert "Left out: onnxruntime needs something." in done.err
+    assert "Left out: pytorch runs the dense model: give its folder with --dense." in done.err
+    assert "the checkpoint" in done.out
 
 
 def test_benchmark_of_random_weights(run: Run) -> None:

@@ -58,6 +58,7 @@ class OpenVinoBackend:
         self._path = Path(folder) / file
         self._vocab_size = vocab_size(folder)
         self._precision = precision
+        self.facts: dict[str, Any] = {}
         self._sparse_rate = sparse_rate
         self._core.read_model(self._path)
 
@@ -77,6 +78,7 @@ class OpenVinoBackend:
         chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if self._precision == "bf16" and chosen != "bf16":
             raise RuntimeError(f"this CPU has no bf16: OpenVINO would compute in {chosen}")
+        self.facts = {"precision": chosen}
         return compiled.create_infer_request().infer  # type: ignore[no-any-return]
 
     def prepare(self, case: Case) -> Callable[[], object]:
@@ -107,6 +109,7 @@ class DeepSparseBackend:
         import onnx
 
         self._onnx, self._deepsparse = onnx, deepsparse
+        self.facts: dict[str, Any] = {}
         self._model = onnx.load(str(Path(folder) / file))
         self._vocab_size = vocab_size(folder)
 
@@ -121,6 +124,8 @@ class DeepSparseBackend:
             path = Path(temporary) / "model.onnx"
             self._onnx.save(model, str(path))
             engine = self._deepsparse.Engine(str(path), batch_size=batch_size, num_cores=threads)
+        # Less than 1: part of the graph runs outside of its fast path, and the row does it wrong.
+        self.facts = {"supported_ops": engine.fraction_of_supported_ops, "vnni": bool(engine.cpu_vnni)}
         return engine.run  # type: ignore[no-any-return]
 
     def prepare(self, case: Case) -> Callable[[], object]:

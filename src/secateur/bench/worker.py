@@ -124,7 +124,8 @@ class Worker:
 
         Returns:
             `peak_memory_mb`, `torch` (whether PyTorch is loaded), `prepare_seconds` (spent so far on making
-            cases ready, before any call) and `versions` (of the libraries that it may use).
+            cases ready, before any call), `versions` (of the libraries that it may use) and `details` (what
+            else the candidate says of itself).
         """
         return self._ask({"do": "facts"})
 
@@ -217,6 +218,7 @@ def serve(backend: str, folder: str, requests: TextIO, replies: TextIO, threads:
                         "peak_memory_mb": resident_memory_mb(peak=True),
                         "torch": "torch" in sys.modules,
                         "prepare_seconds": prepare_seconds,
+                        "details": getattr(candidate, "facts", {}),
                         "versions": {
                             name: version
                             for name, version in installed_versions(_REPORTED_PACKAGES).items()

@@ -151,6 +151,7 @@ def _row(
         "cpu_fraction": round(timing.cpu_fraction, 3),
         "ready_seconds": round(load_seconds + facts["prepare_seconds"], 3),
         "peak_memory_mb": facts["peak_memory_mb"],
+        "details": facts["details"],
         "versions": {
             module: version
             for module, version in facts["versions"].items()
