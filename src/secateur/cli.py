@@ -71,6 +71,9 @@ Isa = Annotated[
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for stdout.")
 ]
+SweepAxis = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="Of a sweep: the values; --sweep alone takes good ones.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -206,8 +209,47 @@ def benchmark(
         float | None, typer.Option(metavar="P", help="Price of one core for an hour: adds the cost of texts.")
     ] = None,
     json_file: JsonFile = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Vary one thing at a time around the case that the other options give (on one thread).",
+        ),
+    ] = False,
+    lengths: SweepAxis = None,
+    batch_sizes: SweepAxis = None,
+    sparsities: SweepAxis = None,
+    thread_counts: SweepAxis = None,
+    layer_counts: SweepAxis = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Of a sweep: every combination.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of a sweep: turns of each point.")] = 5,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, help="Of a sweep: stop after so many seconds; --json FILE goes on.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a sweep: an HTML page with the plots.")
+    ] = None,
 ) -> None:
     """Measure the engine's latency and throughput."""
+    if sweep:
+        if engine or dense or forms or profile or core_hour_price is not None:
+            raise DataError(
+                "A sweep is of our engine's latency alone: leave out --engine, --dense, --forms, --profile "
+                "and --core-hour-price."
+            )
+        from secateur.commands.sweep import AxisOptions, SweepModel, SweepRequest, run_sweep
+
+        run_sweep(
+            SweepModel(model, synthetic, pattern, quantized, sparsity, layers),
+            AxisOptions(lengths, batch_sizes, sparsities, thread_counts, layer_counts),
+            SweepRequest(seq_len, batch_size, threads, isa, seconds, rounds, grid, time_limit),
+            json_file,
+            plots,
+        )
+        return None
+    axes = (lengths, batch_sizes, sparsities, thread_counts, layer_counts)
+    if grid or any(option is not None for option in (*axes, time_limit, plots)):
+        raise DataError("--lengths, --grid, --plots and the other options of a sweep need --sweep.")
     from secateur.commands.benchmark import Request, Synthetic, run
 
     random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers) if synthetic else None

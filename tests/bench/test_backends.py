@@ -36,6 +36,20 @@ def test_pytorch_answers_do_not_depend_on_padding(dense: Path) -> None:
     assert backend.prepare(Case(6, 2, 1))().shape == (2, 3)  # type: ignore[attr-defined]
 
 
+def test_pytorch_on_sparse_matrices_computes_the_same(dense: Path, tmp_path: Path) -> None:
+    expected = BACKENDS["pytorch"](str(dense)).logits(IDS, threads=1)
+    sparse = BACKENDS["pytorch-sparse"](str(dense))
+    np.testing.assert_allclose(sparse.logits(IDS, threads=1), expected, atol=1e-4)
+    layouts = {str(one.layout) for one in sparse._model.buffers()}  # type: ignore[attr-defined]
+    assert "torch.sparse_csr" in layouts
+
+
+def test_pytorch_quantized_dynamically_is_near(dense: Path) -> None:
+    expected = BACKENDS["pytorch"](str(dense)).logits(IDS, threads=1)
+    int8 = BACKENDS["pytorch-int8"](str(dense)).logits(IDS, threads=1)
+    assert 0 < np.abs(int8 - expected).max() < 0.2
+
+
 def test_onnx_runtime_computes_what_pytorch_does(dense: Path, tmp_path: Path) -> None:
     if onnx_peers_missing():
         pytest.skip(f"not installed: {', '.join(onnx_peers_missing())}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from secateur.bench.compiled import DeepSparseBackend, OpenVinoBackend
 from secateur.bench.inputs import batches, case_input_ids, onnx_inputs, padded, vocab_size
+from secateur.bench.torch_forms import dynamic_int8, sparse_linears
 from secateur.bench.worker import Case
 
 __all__ = ["BACKENDS", "Backend", "case_input_ids"]
@@ -87,10 +88,17 @@ class TorchBackend:
         threads: Threads to load with.
         dtype: Name of a PyTorch dtype that the whole model is cast to.
         compressed: Whether the folder is a Secateur checkpoint: masks and fake quantization are attached.
+        form: Makes another form of the model, or None.
     """
 
     def __init__(
-        self, folder: str, threads: int = 1, *, dtype: str = "float32", compressed: bool = False
+        self,
+        folder: str,
+        threads: int = 1,
+        *,
+        dtype: str = "float32",
+        compressed: bool = False,
+        form: Callable[[Any], Any] | None = None,
     ) -> None:
         import torch
         from transformers import AutoModelForSequenceClassification
@@ -101,6 +109,8 @@ class TorchBackend:
         torch.set_num_threads(threads)
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         self._model = model.to(getattr(torch, dtype)).eval()
+        if form is not None:
+            self._model = form(self._model)
         self._vocab_size = int(model.config.vocab_size)
 
     def _run(self, inputs: dict[str, Any], threads: int) -> Any:
@@ -172,11 +182,14 @@ BACKENDS: dict[str, Callable[..., Backend]] = {
     "secateur": EngineBackend,
     "pytorch": TorchBackend,
     "pytorch-bf16": partial(TorchBackend, dtype="bfloat16"),
+    "pytorch-int8": partial(TorchBackend, form=dynamic_int8),
+    "pytorch-sparse": partial(TorchBackend, form=sparse_linears),
     "pytorch-compressed": partial(TorchBackend, compressed=True),
     "onnxruntime": partial(OnnxBackend, file="model.onnx"),
     "onnxruntime-int8": partial(OnnxBackend, file="model-int8.onnx"),
     "openvino": partial(OpenVinoBackend, file="model-plain.onnx"),
     "openvino-bf16": partial(OpenVinoBackend, file="model-plain.onnx", precision="bf16"),
     "openvino-int8": partial(OpenVinoBackend, file="model-openvino-int8.xml"),
+    "openvino-int8-sparse": partial(OpenVinoBackend, file="model-openvino-int8.xml", sparse_rate=0.4),
     "deepsparse": partial(DeepSparseBackend, file="model-deepsparse.onnx"),
 }

@@ -41,26 +41,39 @@ class OpenVinoBackend:
         threads: Ignored: it is said when a shape is compiled.
         file: Which of its files to run.
         precision: `f32` or `bf16`: what its float operations compute in.
+        sparse_rate: Weights with at least this fraction of zeros are kept packed, where the CPU has AMX
+            (OpenVINO's option, experimental); None leaves it at its default.
     """
 
-    def __init__(self, folder: str, threads: int = 1, *, file: str, precision: str = "f32") -> None:
+    def __init__(
+        self,
+        folder: str,
+        threads: int = 1,
+        *,
+        file: str,
+        precision: str = "f32",
+        sparse_rate: float | None = None,
+    ) -> None:
         self._core = import_openvino().Core()
         self._path = Path(folder) / file
         self._vocab_size = vocab_size(folder)
         self._precision = precision
         self.facts: dict[str, Any] = {}
+        self._sparse_rate = sparse_rate
         self._core.read_model(self._path)
 
     def _compile(self, batch_size: int, seq_len: int, threads: int) -> Callable[[object], Any]:
         model = self._core.read_model(self._path)
         model.reshape({one.get_any_name(): [batch_size, seq_len] for one in model.inputs})
-        options = {
+        options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": self._precision,
         }
+        if self._sparse_rate is not None:
+            options["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = self._sparse_rate
         compiled = self._core.compile_model(model, "CPU", options)
         chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if self._precision == "bf16" and chosen != "bf16":

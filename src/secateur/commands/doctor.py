@@ -18,6 +18,7 @@ __all__ = ["run"]
 _EXTRAS = {
     "train": ("torch", "transformers", "accelerate", "datasets", "pyyaml"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "report": ("plotly",),
 }
 _FAST_ISAS = {"avx512vnni", "avxvnni", "neondot"}
 
@@ -75,6 +76,7 @@ def examine() -> dict[str, Any]:
             purpose = {
                 "train": "to compress and to evaluate on PyTorch",
                 "onnx": "to compare with ONNX Runtime",
+                "report": "to draw plots",
             }
             problems.append(
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, needed only "
