@@ -1,4 +1,5 @@
 // Times spmm_f32 and gemm_f32. Weights are bell-shaped, pruned by size, one by one.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <random>

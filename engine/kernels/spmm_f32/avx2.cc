@@ -1,3 +1,7 @@
+// Three rows in lock step by 32 tokens in registers: twelve chains, and 13 vector loads go with 12 multiplications.
+//
+// Zen 3, 32 tokens: the loads allow 6.5 cycles for three entries; 7.1 are reached where the chunk of the tile fills
+// half of the first cache, 8 in the products of a model 80 % sparse.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -105,7 +109,7 @@ void multiply_section(const ProductF32Args args) {  // a copy: no store can alia
   const auto* single = reinterpret_cast<const Single*>(steps);
   for (; lone != lone_end; ++lone) {
     float* const acc = args.acc + lone->row * kTile;
-    load_sums<kVectors>(acc, add, sums);
+    load_sums<kVectors>(acc, add || lone->continues, sums);
     for (const Single* const end = single + lone->entries; single != end; ++single)
       add_single<kVectors>(x, *single, sums);
     store_sums<kVectors>(sums, acc);

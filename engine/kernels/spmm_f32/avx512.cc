@@ -149,7 +149,7 @@ void multiply_section(const ProductF32Args args) {  // a copy: no store can alia
   const auto* single = reinterpret_cast<const Single*>(stream);
   for (; lone != lone_end; ++lone) {
     float* const acc = args.acc + lone->row * kTile;
-    load_sums<kVectors>(acc, add, sums);
+    load_sums<kVectors>(acc, add || lone->continues, sums);
     for (const Single* const end = single + lone->entries; single != end; ++single)
       add_single<kVectors>(x, *single, sums);
     store_sums<kVectors>(sums, acc);

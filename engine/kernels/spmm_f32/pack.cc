@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "kernels/spmm_f32/packed.h"
@@ -10,6 +11,10 @@ namespace secateur {
 namespace {
 
 using namespace spmm_f32;
+
+// From so many entries on, what a group leaves of a row is summed on its own: in the list of all that is left, entries
+// of one row wait for each other's sums to be stored.
+constexpr int32_t kLongRest = 8;
 
 // Columns of a chunk. Its share of a tile should stay in the first cache with weights and sums, of which a row of a
 // chunk costs as much as a few entries: the fewer entries, the wider the chunk (measured on Zen 3).
@@ -94,16 +99,26 @@ void write_section(const FloatMatrix& matrix, int32_t row_begin, int32_t first_c
   for (int32_t n = row_begin; n < row_end; ++n) runs.push_back(find_run(matrix, n, first_col, last_col));
   std::stable_sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.length < b.length; });
   // The shortest rows are the lone ones.
-  const auto rows = static_cast<int32_t>(runs.size()), num_lone = rows % Step::kRows;
+  const auto rows = static_cast<int32_t>(runs.size()), num_short = rows % Step::kRows;
 
   std::vector<Group> groups;
+  std::vector<std::pair<Lone, Run>> lone;  // with the entries it has
+  const auto put_alone = [&](const Run& run, int32_t done) {
+    const int32_t left = run.length - done;
+    lone.push_back({{static_cast<uint16_t>(left), static_cast<uint8_t>(run.row - row_begin), done > 0},
+                    {run.row, run.col + done, run.values + done, left}});
+  };
+  for (int32_t r = 0; r < num_short; ++r) put_alone(runs[r], 0);
   std::vector<Single> singles;
   std::vector<std::pair<const Run*, int32_t>> rests;  // a row and its first entry past the steps
-  for (int32_t first = num_lone; first < rows; first += Step::kRows) {
+  for (int32_t first = num_short; first < rows; first += Step::kRows) {
     Group group{static_cast<uint16_t>(runs[first].length), {}};
     for (int32_t r = 0; r < Step::kRows; ++r) {
       group.row[r] = static_cast<uint8_t>(runs[first + r].row - row_begin);
-      rests.emplace_back(&runs[first + r], group.steps);
+      if (runs[first + r].length - group.steps < kLongRest)
+        rests.emplace_back(&runs[first + r], group.steps);
+      else
+        put_alone(runs[first + r], group.steps);
     }
     groups.push_back(group);
   }
@@ -116,17 +131,17 @@ void write_section(const FloatMatrix& matrix, int32_t row_begin, int32_t first_c
     }
   }
 
-  out.put(Section{static_cast<int32_t>(groups.size()), num_lone, static_cast<int32_t>(singles.size())});
+  out.put(Section{static_cast<int32_t>(groups.size()), static_cast<int32_t>(lone.size()),
+                  static_cast<int32_t>(singles.size())});
   for (const Group& group : groups) out.put(group);
-  for (int32_t r = 0; r < num_lone; ++r)
-    out.put(Lone{static_cast<uint16_t>(runs[r].length), static_cast<uint16_t>(runs[r].row - row_begin)});
+  for (const auto& [head, run] : lone) out.put(head);
   out.align(16);
   for (size_t g = 0; g < groups.size(); ++g) {
-    write_steps<Step>(&runs[num_lone + g * Step::kRows], groups[g].steps, first_col, out);
+    write_steps<Step>(&runs[num_short + g * Step::kRows], groups[g].steps, first_col, out);
     out.align(16);
   }
-  for (int32_t r = 0; r < num_lone; ++r)
-    for (int32_t i = 0; i < runs[r].length; ++i) out.put(make_single(runs[r], i, row_begin, first_col));
+  for (const auto& [head, run] : lone)
+    for (int32_t i = 0; i < run.length; ++i) out.put(make_single(run, i, row_begin, first_col));
   for (const Single& single : singles) out.put(single);
 }
 

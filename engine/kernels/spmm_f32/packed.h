@@ -1,15 +1,14 @@
-// What pack_spmm_f32_<set> writes and spmm_f32_<set> reads; the sets differ in the rows of a group and
-// in the form of its steps.
+// What pack_spmm_f32_<set> writes and spmm_f32_<set> reads; the sets differ in the rows of a group and in the
+// form of its steps.
 //
 //   Header, section offsets u64 [num_chunks][num_row_blocks], then the sections in that order, each 64-byte aligned.
-//
 //   A section is a row block of one chunk of K, its rows sorted by their number of entries:
 //     Section
-//     Group [num_groups]    kRows rows of a set's; the next group is never shorter
-//     Lone [num_lone]       the rows that fill no group
+//     Group [num_groups]    kRows rows each; the next group is never shorter
+//     Lone [num_lone]       the rows that fill no group, and what a group leaves of a row where that is much
 //     the steps of each group, 16-byte aligned: the next entry of all its rows, while each of them has one
-//     Single [entries] of each lone row
-//     Single [num_singles]  what the groups leave of their rows: first the next entry of each, then the one after it
+//     Single [entries] of each Lone
+//     Single [num_singles]  what else the groups leave: first the next entry of each row, then the one after it
 //   Nothing is padded with entries: none is neutral (spmm_f32.h).
 #pragma once
 #include <cstdint>
@@ -38,7 +37,9 @@ struct Group {
 };
 
 struct Lone {
-  uint16_t entries, row;
+  uint16_t entries;
+  uint8_t row;
+  uint8_t continues;  // a group has begun the row's sums
 };
 
 struct Single {
@@ -54,6 +55,7 @@ struct StepAvx2 {
   float weights[kRows];
   uint32_t columns;
 };
+
 // avx512: weights f32 [steps][4 rows], then offsets u16 [steps][4 rows].
 struct StepAvx512 {
   static constexpr int32_t kRows = 4;
