@@ -128,11 +128,12 @@ class DescriptionReader {
     result.weight = weights(record, result.mask.data != nullptr ? "values" : "weight");
     result.bias = array<float>(record, "bias");
     if (is_f32(result.weight)) {
-      refuse(record, result.name, {"scale", "input_scale", "input_zero_point"});
+      refuse(record, result.name, {"scale", "input_scale", "input_zero_point", "order"});
     } else {
       result.scale = array<float>(record, "scale");
       result.input_scale = value<float>(record, "input_scale");
       result.input_zero_point = value<int32_t>(record, "input_zero_point");
+      result.order = optional_array<uint16_t>(record, "order");
     }
     return result;
   }

@@ -3,6 +3,7 @@
 #include "plan/attention.h"
 #include "plan/check.h"
 #include "plan/linear.h"
+#include "plan/order.h"
 #include "plan/packed_model.h"
 
 namespace secateur {
@@ -55,8 +56,16 @@ Output read_by_all(const std::vector<const LinearRecord*>& readers) {
     if (first == nullptr) first = reader;
     check(reader->input_scale == first->input_scale && reader->input_zero_point == first->input_zero_point,
           reader->name + ": query, key and value must share their input's scale and zero point");
+    check(is_same(reader->order, first->order), reader->name + ": query, key and value must share their input's order");
   }
   return first != nullptr ? read_by(*first) : Output();
+}
+
+// How a norm writes its quantized form for those of its readers that are int8, which agree.
+void write_for(const std::vector<const LinearRecord*>& readers, NormStep& norm) {
+  norm.out = read_by_all(readers);
+  for (const LinearRecord* reader : readers)
+    if (!is_f32(reader->weight)) norm.order.assign(reader->order.data, reader->order.data + reader->order.size());
 }
 
 // Makes room in one of two buffers: that of quantized values or that of floats.
@@ -108,15 +117,18 @@ void PackedModel::build(const PlanDescription& description) {
     check_shape(attn_out, hidden, width);
     check_shape(ffn_in, ffn_in.n, hidden);
     check_shape(ffn_out, hidden, ffn_in.n);
+    for (const LinearRecord* record : {&query, &key, &value, &ffn_in, &ffn_out}) check_order(*record, record->k);
+    check_order(attn_out, attention.head_dim);
 
     const std::optional<AttentionScales>& scales = attention.scales;
     const Output query_out = scales ? written_with(scales->query, scales->query_zero_point) : Output();
     const Output context = read_by(attn_out), inner = read_by(ffn_out);
     auto attention_step = std::make_unique<AttentionStep>(attention, context, last, isa_);
-    LinearPart query_part = make_linear_part(query, query_out, isa_);
-    LinearPart key_part = make_linear_part(key, scales ? written_with(scales->key, 0) : Output(), isa_);
-    LinearPart value_part = make_linear_part(value, scales ? written_with(scales->value, 0) : Output(), isa_);
-    norm->out = read_by_all({&query, &key, &value});
+    LinearPart query_part = make_linear_part(query, query_out, {}, isa_);
+    LinearPart key_part = make_linear_part(key, scales ? written_with(scales->key, 0) : Output(), {}, isa_);
+    LinearPart value_part =
+        make_linear_part(value, scales ? written_with(scales->value, 0) : Output(), attn_out.order, isa_);
+    write_for({&query, &key, &value}, *norm);
     if (norm->out) widths_.hidden = widths_.residual;
     widen(widths_.query, widths_.query_f32, query_out, width);
     widen(widths_.key_value, widths_.key_value_f32, query_out, width);
@@ -140,9 +152,10 @@ void PackedModel::build(const PlanDescription& description) {
     }
     steps_.push_back(std::move(attention_step));
 
-    const auto add_linear = [&](const LinearRecord& record, Source source, const Output& out) {
+    const auto add_linear = [&](const LinearRecord& record, Source source, const Output& out,
+                                const Array<uint16_t>& row_order) {
       auto step = std::make_unique<LinearStep>(source, last);
-      step->add(make_linear_part(record, out, isa_));
+      step->add(make_linear_part(record, out, row_order, isa_));
       steps_.push_back(std::move(step));
     };
     const auto add_norm = [&](const AddNormRecord& record) {
@@ -150,12 +163,12 @@ void PackedModel::build(const PlanDescription& description) {
       norm = step.get();
       steps_.push_back(std::move(step));
     };
-    add_linear(attn_out, Source::kContext, Output());
+    add_linear(attn_out, Source::kContext, Output(), {});
     add_norm(attn_norm);
-    norm->out = read_by(ffn_in);
+    write_for({&ffn_in}, *norm);
     if (norm->out) widths_.hidden = widths_.residual;
-    add_linear(ffn_in, Source::kHidden, inner);
-    add_linear(ffn_out, Source::kInner, Output());
+    add_linear(ffn_in, Source::kHidden, inner, ffn_out.order);
+    add_linear(ffn_out, Source::kInner, Output(), {});
     add_norm(ffn_norm);
   }
 

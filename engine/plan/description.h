@@ -50,7 +50,8 @@ struct LinearRecord {
   Array<uint8_t> mask;
   Array<float> bias;  // [N]
   // int8 only:
-  Array<float> scale;  // [N]
+  Array<float> scale;     // [N]
+  Array<uint16_t> order;  // [K] which input each column of the blocks stands for; empty: its own
   float input_scale = 0;
   int32_t input_zero_point = 0;
   Activation activation = Activation::kNone;

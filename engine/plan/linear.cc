@@ -8,6 +8,7 @@
 #include "plan/check.h"
 #include "plan/linear_f32.h"
 #include "plan/mask.h"
+#include "plan/order.h"
 
 namespace secateur {
 namespace {
@@ -163,11 +164,12 @@ void set_output(const LinearPart& part, int32_t tile, Rows& rows, Call& call, Ep
   }
 }
 
-void pack_s8(const LinearRecord& record, Isa isa, LinearPart& part) {
+void pack_s8(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part) {
   Blocks blocks = collect(record, /*keep_zeros=*/false);
   part.density = static_cast<double>(blocks.count()) / (static_cast<double>(record.n) * (record.k / kBlock));
   const bool dense = part.density > kDenseFrom;
   if (dense) blocks = collect(record, /*keep_zeros=*/true);
+  reorder_rows(row_order, kBlock, blocks.row_start, blocks.col, blocks.values);
   part.kernel = dense ? &select_gemm_u8s8(isa) : &select_spmm_u8s8(isa);
   part.stored = blocks.count() * kBlock;
   part.weights = part.kernel->pack({part.n, part.k, blocks.row_start.data(), blocks.col.data(), blocks.values.data()});
@@ -177,8 +179,9 @@ void pack_s8(const LinearRecord& record, Isa isa, LinearPart& part) {
   for (int32_t n = 0; n < part.n; ++n) {
     int32_t sum = 0;
     for (int32_t i = blocks.row_start[n] * kBlock; i < blocks.row_start[n + 1] * kBlock; ++i) sum += blocks.values[i];
-    part.scale[n] = record.input_scale * record.scale.data[n];
-    part.bias[n] = record.bias.data[n] - part.scale[n] * static_cast<float>(record.input_zero_point * sum);
+    const int64_t row = row_at(row_order, n);
+    part.scale[n] = record.input_scale * record.scale.data[row];
+    part.bias[n] = record.bias.data[row] - part.scale[n] * static_cast<float>(record.input_zero_point * sum);
     if (!std::isfinite(part.scale[n]) || !std::isfinite(part.bias[n]))
       fail(record.name + ": input_scale times weight_scale is too large for a float");
   }
@@ -186,7 +189,7 @@ void pack_s8(const LinearRecord& record, Isa isa, LinearPart& part) {
 
 }  // namespace
 
-LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa) {
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order, Isa isa) {
   validate(record);
   LinearPart part;
   part.name = record.name;
@@ -197,9 +200,9 @@ LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa i
   part.gelu = record.activation == Activation::kGeluNew ? kGeluTanh : kGeluErf;
   const bool f32 = is_f32(record.weight);
   if (f32)
-    pack_f32(record, isa, part);
+    pack_f32(record, row_order, isa, part);
   else
-    pack_s8(record, isa, part);
+    pack_s8(record, row_order, isa, part);
   const EpilogueKernels& epilogue = select_epilogue(isa);
   part.epilogue = choose_epilogue(record, !out.has_value(), f32 ? *epilogue.f32 : *epilogue.s32);
   return part;

@@ -30,9 +30,9 @@ struct LinearPart {
   int32_t row_blocks() const { return (n + kRowBlock - 1) / kRowBlock; }
 };
 
-// Packs a matrix for `isa`, its output as the reader takes it (what is added to the residual is not asked). Validates
-// the record and throws std::invalid_argument.
-LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa);
+// Packs a matrix for `isa`, its output as the reader takes it (what is added to the residual is not asked) and its rows
+// in the reader's order (its own where that is empty). Validates the record and throws std::invalid_argument.
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order, Isa isa);
 
 enum class Source { kHidden, kContext, kInner };
 

@@ -4,6 +4,7 @@
 #include "kernels/spmm_f32/spmm_f32.h"
 #include "plan/check.h"
 #include "plan/mask.h"
+#include "plan/order.h"
 
 namespace secateur {
 namespace {
@@ -74,15 +75,17 @@ void validate_f32(const LinearRecord& record) {
   check(record.scale.shape.empty(), record.name + ": a float32 matrix has no scale");
 }
 
-void pack_f32(const LinearRecord& record, Isa isa, LinearPart& part) {
+void pack_f32(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part) {
   part.density = static_cast<double>(count_weights(record)) / (static_cast<double>(record.n) * record.k);
   const bool dense = part.density > kDenseFrom;
-  const Entries entries = collect(record, dense);
+  Entries entries = collect(record, dense);
+  reorder_rows(row_order, 1, entries.row_start, entries.col, entries.values);
   part.kernel_f32 = dense ? &select_gemm_f32(isa) : &select_spmm_f32(isa);
   part.stored = static_cast<int64_t>(entries.values.size());
   part.weights =
       part.kernel_f32->pack({part.n, part.k, entries.row_start.data(), entries.col.data(), entries.values.data()});
-  part.bias.assign(record.bias.data, record.bias.data + record.n);
+  part.bias.resize(static_cast<size_t>(record.n));
+  for (int32_t n = 0; n < part.n; ++n) part.bias[n] = record.bias.data[row_at(row_order, n)];
 }
 
 }  // namespace secateur

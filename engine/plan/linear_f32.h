@@ -10,6 +10,6 @@ void validate_f32(const LinearRecord& record);
 
 // Chooses a kernel for a matrix that passed validate_f32() and packs it into `part`. Throws std::invalid_argument
 // where a weight is not finite or the mask does not fit the values.
-void pack_f32(const LinearRecord& record, Isa isa, LinearPart& part);
+void pack_f32(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part);
 
 }  // namespace secateur

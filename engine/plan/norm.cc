@@ -63,6 +63,7 @@ void NormStep::normalise(Rows& rows, int32_t tile) const {
     args.inv_scale = out->inv_scale;
     args.zero_point = out->zero_point;
     args.out = rows.hidden.data() + start;
+    args.order = order.empty() ? nullptr : order.data();
   }
   kernel_->run(args);
 }

@@ -17,7 +17,8 @@ class NormStep : public Step {
   std::vector<StepInfo> info() const override;
   StepWork work(const Call& call) const override { return {(over_first_ ? call.first : call.all).tokens, 0, 0}; }
 
-  Output out;  // of the quantized form; none where nothing reads it
+  Output out;                   // of the quantized form; none where nothing reads it
+  std::vector<uint16_t> order;  // of its channels; empty: their own
 
  protected:
   void normalise(Rows& rows, int32_t tile) const;

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from secateur.checkpoint.column_order import column_order
+from secateur.affine import symmetric_scale
+from secateur.checkpoint import decode_weight, encode_weight
+from secateur.checkpoint.column_order import column_order, layer_orders
+from secateur.errors import CheckpointError
 
 
 def blocks(mask: NDArray[np.bool_], order: NDArray[np.uint16]) -> int:
@@ -44,3 +47,46 @@ def test_fills_blocks_of_uneven_columns() -> None:
 
 def test_nothing_to_order() -> None:
     assert column_order(np.zeros((3, 0), np.bool_)).shape == (0,)
+
+
+def uneven(random: np.random.Generator, rows: int, columns: int, density: float = 0.1) -> NDArray[np.bool_]:
+    size = np.abs(random.standard_normal((rows, columns))) * np.exp(0.6 * random.standard_normal(columns))
+    return np.asarray(size >= np.quantile(size, 1 - density))
+
+
+def test_a_layer_has_orders_where_they_gain() -> None:
+    random = np.random.default_rng(4)
+    masks = {role: uneven(random, 64, 64) for role in ("query", "key", "value", "attn_out")}
+    masks["ffn_in"] = np.repeat(random.random((128, 16)) < 0.2, 4, axis=1)  # whole blocks: nothing to gain
+    masks["ffn_out"] = random.random((64, 128)) < 0.9  # stored dense
+    orders = layer_orders(masks, head_dim=32)
+    assert set(orders) == {"query", "key", "value", "attn_out"}
+    assert orders["query"] is orders["key"] is orders["value"]
+    np.testing.assert_array_equal(orders["attn_out"] // 32, np.arange(64) // 32)
+    assert blocks(masks["attn_out"], orders["attn_out"]) < 0.97 * blocks(
+        masks["attn_out"], np.arange(64, dtype=np.uint16)
+    )
+
+
+def test_one_dense_reader_keeps_query_key_and_value_in_their_own_order() -> None:
+    random = np.random.default_rng(5)
+    masks = {"query": uneven(random, 64, 64), "key": uneven(random, 64, 64, 0.95)}
+    assert layer_orders(masks, head_dim=32) == {}
+
+
+def test_encode_and_decode_undo_each_other() -> None:
+    random = np.random.default_rng(6)
+    mask = uneven(random, 48, 64)
+    weight = random.standard_normal((48, 64)).astype(np.float32) * mask
+    scale = symmetric_scale(np.abs(weight).max(axis=1))
+    order = column_order(mask)
+    plain, ordered = encode_weight(weight, mask, scale), encode_weight(weight, mask, scale, order)
+    assert set(ordered) == {"weight_values", "weight_mask", "input_order"}
+    assert len(ordered["weight_values"]) < len(plain["weight_values"])
+    decoded, kept = decode_weight(ordered, 64)
+    np.testing.assert_array_equal(decoded, decode_weight(plain, 64)[0])
+    assert kept is not None
+    assert bool(kept[mask].all())
+    ordered["input_order"] = ordered["input_order"] * 0
+    with pytest.raises(CheckpointError, match="each of them once"):
+        decode_weight(ordered, 64)

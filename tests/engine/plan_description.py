@@ -118,6 +118,36 @@ def random_description(
     }
 
 
+def with_orders(description: dict[str, Any], seed: int = 2) -> dict[str, Any]:
+    """The same model, the blocks of its sparse int8 matrices cut from columns in random orders."""
+    rng = np.random.default_rng(seed)
+    steps = [dict(step) for step in description["steps"]]
+    hidden_order = None
+    for step in steps:
+        if step["op"] != "linear" or "values" not in step or step["values"].dtype != np.int8:
+            continue
+        n, k, role = step["n"], step["k"], step["role"]
+        head = description["hidden_size"] // description["num_heads"]
+        order = rng.permutation(k)
+        if role == "query":
+            hidden_order = order
+        elif role in ("key", "value"):
+            order = hidden_order
+        elif role == "attn_out":
+            order = np.concatenate([begin + rng.permutation(head) for begin in range(0, k, head)])
+        if order is None:  # a float32 query, so that the key has no order to share
+            continue
+        blocks = np.unpackbits(step["mask"], axis=1, count=k // 4, bitorder="little").astype(bool)
+        weight = np.zeros((n, k // 4, 4), np.int8)
+        weight[blocks] = step["values"]
+        weight = weight.reshape(n, k)[:, order].reshape(n, k // 4, 4)
+        kept = weight.any(axis=2)
+        step["values"] = np.ascontiguousarray(weight[kept])
+        step["mask"] = np.ascontiguousarray(np.packbits(kept, axis=1, bitorder="little"))
+        step["order"] = order.astype(np.uint16)
+    return {**description, "steps": steps}
+
+
 def random_batch(lengths: list[int], vocab: int = 50, seed: int = 1) -> Batch:
     """Token ids, token type ids and offsets (int32) of sequences with these lengths."""
     rng = np.random.default_rng(seed)

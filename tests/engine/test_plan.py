@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plan_description import random_batch, random_description
+from plan_description import random_batch, random_description, with_orders
 
 _engine = pytest.importorskip("secateur._engine")
 ISAS = _engine.cpu_info()["isas"]
@@ -54,6 +54,19 @@ def test_results_do_not_depend_on_batch_place_or_threads(isa: str, threads: int)
     np.testing.assert_array_equal(
         np.asarray(_engine.Plan(description, isa, 1).run(ids, types, offsets)), together
     )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("f32", [(), ("query",), ("value", "ffn_in"), ("attention", "layer.1")])
+@pytest.mark.parametrize("hidden_heads_inner", [(32, 2, 64), (60, 3, 132)])
+def test_the_order_of_columns_changes_nothing(
+    isa: str, f32: tuple[str, ...], hidden_heads_inner: tuple[int, int, int]
+) -> None:
+    hidden, heads, inner = hidden_heads_inner
+    plain = random_description(hidden, heads, inner, f32=f32)
+    ordered = with_orders(plain)
+    assert sum("order" in step for step in ordered["steps"]) >= 2
+    np.testing.assert_array_equal(run(ordered, LENGTHS, isa), run(plain, LENGTHS, isa))
 
 
 def test_a_batch_larger_than_a_group_of_tokens() -> None:
@@ -167,6 +180,15 @@ def _set(description: dict[str, Any], step: int, key: str, value: object) -> Non
         (lambda d: _set(d, 0, "word_scale", np.zeros(50, np.float32)), "word embeddings: scale"),
         (lambda d: _set(d, 1, "op", "conv"), "unknown plan step"),
         (lambda d: d.update(hidden_size=30), "multiple of 4"),
+        (lambda d: _set(d, 8, "order", np.arange(63, dtype=np.uint16)), "a value a column"),
+        (lambda d: _set(d, 8, "order", np.zeros(64, np.uint16)), "each column once"),
+        (lambda d: _set(d, 8, "order", np.arange(1, 65, dtype=np.uint16)), "each column once"),
+        (lambda d: _set(d, 8, "order", np.arange(64)), "array of its type"),
+        (lambda d: _set(d, 5, "order", np.arange(32, dtype=np.uint16)[::-1].copy()), "attention head"),
+        (
+            lambda d: _set(d, 1, "order", np.arange(32, dtype=np.uint16)[::-1].copy()),
+            "share their input's order",
+        ),
     ],
 )
 def test_broken_descriptions_are_refused(change: Any, message: str) -> None:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +61,17 @@ class Models:
             pattern: `block4`, `unstructured` or `dense`.
             sparsity: Fraction of zeros.
             precision: `int8` or `f32`.
-
-        Raises:
-            UnsupportedError: This version has no float32 checkpoints.
         """
         folder = self._work / str(sparsity) / f"{pattern}-{precision}"
         if folder.exists():
             return folder
-        kind: dict[str, Any] = {}
-        if precision == F32:
-            if "quantized" not in signature(write_synthetic).parameters:
-                raise UnsupportedError("This version of Secateur has no float32 checkpoints.")
-            kind = {"quantized": False}
         return write_synthetic(
-            folder, self._name, pattern=pattern, sparsity=sparsity, num_layers=self._layers, **kind
+            folder,
+            self._name,
+            pattern=pattern,
+            sparsity=sparsity,
+            num_layers=self._layers,
+            quantized=precision != F32,
         )
 
     def other(self, engine: str, checkpoint: Path, dense: Path | None = None) -> Path:

@@ -20,6 +20,7 @@ from secateur.checkpoint import (
     tensor_name,
     write_checkpoint,
 )
+from secateur.checkpoint.column_order import layer_orders
 from secateur.checkpoint.config import parse_shape
 from secateur.errors import UnsupportedError
 
@@ -170,6 +171,8 @@ def _put_layers(
     roles = linear_names(0, "bert").linears
     # Drawn once and rolled by some rows in each layer: random numbers are the slow part.
     drawn = {role: _pruned(sizes.get(role, (hidden, hidden)), pattern, sparsity, random) for role in roles}
+    masks = {role: mask for role, (_, mask) in drawn.items() if mask is not None}
+    orders = layer_orders(masks, shape.hidden_size // shape.num_heads) if quantized else {}
     for layer in range(shape.num_layers):
         names = linear_names(layer, "bert")
         for role, module in names.linears.items():
@@ -184,7 +187,7 @@ def _put_layers(
             _put(
                 tensors,
                 module,
-                **encode_weight(weight, mask, scale),
+                **encode_weight(weight, mask, scale, orders.get(role)),
                 weight_scale=scale,
                 input_scale=np.full(1, 0.03, np.float32),
                 input_zero_point=np.full(1, 128 if role != "ffn_out" else 6, np.uint8),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.affine import S8_MAX, S8_MIN, quantize
-from secateur.checkpoint.names import WEIGHT, WEIGHT_MASK, WEIGHT_VALUES
+from secateur.checkpoint.names import INPUT_ORDER, WEIGHT, WEIGHT_MASK, WEIGHT_VALUES
 from secateur.errors import CheckpointError
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "decode_weight",
     "encode_float_weight",
     "encode_weight",
+    "is_order",
+    "is_stored_sparse",
     "mask_row_bytes",
     "pack_mask",
     "unpack_mask",
@@ -48,7 +50,7 @@ def pack_mask(blocks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     Returns:
         [N, ceil(J / 8)] uint8; padding bits are 0.
     """
-    return np.packbits(blocks, axis=1, bitorder="little")
+    return np.ascontiguousarray(np.packbits(blocks, axis=1, bitorder="little"))
 
 
 def unpack_mask(packed: NDArray[np.uint8], num_blocks: int) -> NDArray[np.bool_]:
@@ -69,9 +71,30 @@ def count_mask_bits(packed: NDArray[np.uint8]) -> int:
     return int(_BITS_SET[packed].sum(dtype=np.int64))
 
 
+def is_stored_sparse(mask: NDArray[np.bool_]) -> bool:
+    """Says whether blocks take fewer bytes than a dense int8 matrix.
+
+    Args:
+        mask: [N, K] bool, True = keep; K a multiple of 4.
+    """
+    rows, in_features = mask.shape
+    blocks = int(mask.reshape(rows, in_features // BLOCK, BLOCK).any(axis=2).sum())
+    return bool(BLOCK * blocks + rows * mask_row_bytes(in_features) < mask.size)
+
+
+def is_order(order: NDArray[Any], in_features: int) -> bool:
+    """Says whether an array is an order of that many columns: [K] uint16, each of them once."""
+    if order.dtype != np.uint16 or order.shape != (in_features,):
+        return False
+    return bool(np.array_equal(np.sort(order), np.arange(in_features)))
+
+
 def encode_weight(
-    weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, scale: NDArray[np.float32]
-) -> dict[str, NDArray[np.int8] | NDArray[np.uint8]]:
+    weight: NDArray[np.float32],
+    mask: NDArray[np.bool_] | None,
+    scale: NDArray[np.float32],
+    order: NDArray[np.uint16] | None = None,
+) -> dict[str, NDArray[Any]]:
     """Encodes the weight of one linear layer as int8.
 
     Args:
@@ -79,10 +102,12 @@ def encode_weight(
         mask: [N, K] bool, True = keep, or None for a matrix that was not pruned. A block is stored when any
             of its four weights is kept, even if all of them round to 0.
         scale: [N] float32, one per output row.
+        order: [K] uint16, the order of the columns from which blocks are cut; None for their own.
 
     Returns:
         `{"weight": [N, K] int8}`, or `{"weight_values": [B, 4] int8, "weight_mask": [N, ceil(K/32)] uint8}`
-        where a mask is given, K is a multiple of 4 and the sparse form is the smaller one.
+        and the `input_order` where a mask is given, K is a multiple of 4 and the sparse form is the smaller
+        one.
     """
     rows, in_features = weight.shape
     q = quantize(weight, scale[:, None], 0, S8_MIN, S8_MAX).astype(np.int8)
@@ -91,12 +116,13 @@ def encode_weight(
     q[~mask] = 0
     if in_features % BLOCK:
         return {WEIGHT: q}
-    blocks = np.asarray(mask.reshape(rows, in_features // BLOCK, BLOCK).any(axis=2))
-    sparse_bytes = BLOCK * int(blocks.sum()) + rows * mask_row_bytes(in_features)
-    if sparse_bytes >= q.nbytes:
+    placed = (q, mask) if order is None else (q[:, order], mask[:, order])
+    if not is_stored_sparse(placed[1]):
         return {WEIGHT: q}
-    values = np.ascontiguousarray(q.reshape(rows, in_features // BLOCK, BLOCK)[blocks])
-    return {WEIGHT_VALUES: values, WEIGHT_MASK: pack_mask(blocks)}
+    blocks = np.asarray(placed[1].reshape(rows, in_features // BLOCK, BLOCK).any(axis=2))
+    values = np.ascontiguousarray(placed[0].reshape(rows, in_features // BLOCK, BLOCK)[blocks])
+    encoded: dict[str, NDArray[Any]] = {WEIGHT_VALUES: values, WEIGHT_MASK: pack_mask(blocks)}
+    return encoded if order is None else {**encoded, INPUT_ORDER: order}
 
 
 def encode_float_weight(
@@ -139,7 +165,16 @@ def decode_weight(
         CheckpointError: If the arrays contradict each other.
     """
     stored, blocks = _decode(tensors, in_features, np.dtype(np.int8), BLOCK)
-    return stored, None if blocks is None else np.repeat(blocks, BLOCK, axis=1)
+    if blocks is None:
+        return stored, None
+    mask = np.repeat(blocks, BLOCK, axis=1)
+    order = tensors.get(INPUT_ORDER)
+    if order is None:
+        return stored, mask
+    if not is_order(order, in_features):
+        raise CheckpointError(f"The order of {in_features} columns must name each of them once, in uint16.")
+    place = np.argsort(order)
+    return stored[:, place], mask[:, place]
 
 
 def decode_float_weight(

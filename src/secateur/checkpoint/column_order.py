@@ -2,10 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["column_order"]
+from secateur.checkpoint import names
+from secateur.checkpoint.codec import BLOCK, is_order, is_stored_sparse
+from secateur.checkpoint.config import ModelShape
+
+__all__ = ["column_order", "layer_orders", "order_problems"]
+
+_TOGETHER = (("query", "key", "value"), ("attn_out",), ("ffn_in",), ("ffn_out",))  # by what they read
+_LEAST_GAIN = 0.03  # of the blocks; below it an order is not worth its bytes
+
+
+def layer_orders(masks: Mapping[str, NDArray[np.bool_]], head_dim: int) -> dict[str, NDArray[np.uint16]]:
+    """Finds the orders that fill the blocks of an encoder layer's matrices, where there is much to gain.
+
+    Args:
+        masks: Role to [N, K] bool, True = keep, of the layer's int8 matrices.
+        head_dim: Channels of an attention head: those that `attn_out` reads stay within it.
+
+    Returns:
+        Role to [K] uint16. Query, key and value read one tensor: they have the same order or none.
+    """
+    found: dict[str, NDArray[np.uint16]] = {}
+    for roles in _TOGETHER:
+        present = [role for role in roles if role in masks]
+        if not present:
+            continue
+        mask = np.concatenate([masks[role] for role in present])
+        group = head_dim if roles == ("attn_out",) else None
+        if mask.shape[1] % BLOCK or (group is not None and group % BLOCK):
+            continue
+        before = _count_blocks(mask)
+        if BLOCK * before == int(mask.sum()):
+            continue  # whole blocks already
+        order = column_order(mask, group)
+        gains = _count_blocks(mask[:, order]) <= (1 - _LEAST_GAIN) * before
+        if gains and all(is_stored_sparse(masks[role][:, order]) for role in present):
+            found |= dict.fromkeys(present, order)
+    return found
+
+
+def order_problems(
+    tensors: Mapping[str, NDArray[Any]], layer: names.LayerNames, shape: ModelShape, int8: frozenset[str]
+) -> list[str]:
+    """Finds what is wrong with the orders of one encoder layer.
+
+    Args:
+        tensors: All tensors of the file, by name.
+        layer: The layer's modules.
+        shape: The sizes in config.json.
+        int8: Modules whose weight is int8.
+
+    Returns:
+        One clause a problem.
+    """
+    problems = []
+    orders = {}
+    head = np.arange(shape.hidden_size) // shape.head_dim
+    columns = {**dict.fromkeys(layer.linears, shape.hidden_size), "ffn_out": shape.intermediate_size}
+    for role, module in layer.linears.items():
+        name = names.tensor_name(module, names.INPUT_ORDER)
+        order = tensors.get(name)
+        if order is None:
+            continue
+        if module not in int8 or names.tensor_name(module, names.WEIGHT_VALUES) not in tensors:
+            problems.append(f"tensor {name} orders columns, but {module} has no sparse int8 weight")
+        elif not is_order(order, columns[role]):
+            problems.append(f"tensor {name} must name each column once, in uint16")
+        elif role == "attn_out" and bool((head[order] != head).any()):
+            problems.append(f"tensor {name} moves columns out of their attention head")
+        else:
+            orders[role] = order.tobytes()
+    readers = [role for role in _TOGETHER[0] if layer.linears[role] in int8]
+    if len({orders.get(role) for role in readers}) > 1:
+        problems.append(f"query, key and value of {layer.attention} have different orders of columns")
+    return problems
+
+
+def _count_blocks(mask: NDArray[np.bool_]) -> int:
+    return int(mask.reshape(len(mask), -1, BLOCK).any(axis=2).sum())
 
 
 def column_order(mask: NDArray[np.bool_], group: int | None = None) -> NDArray[np.uint16]:

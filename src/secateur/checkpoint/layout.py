@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from secateur.affine import S8_MIN, SMALLEST_SCALE
 from secateur.checkpoint import names
 from secateur.checkpoint.codec import BLOCK, count_mask_bits, mask_row_bytes
+from secateur.checkpoint.column_order import order_problems
 from secateur.checkpoint.config import ACTIVATIONS_OF, ModelShape, QuantizationConfig
 
 __all__ = ["Int8Parts", "expected_linears", "find_int8_parts", "layout_problems", "quantization_of"]
@@ -115,9 +116,10 @@ def quantization_of(tensors: Tensors, shape: ModelShape, sparsity: float) -> Qua
     weights = _entry(len(parts.linears), len(modules), "s8_per_row")
     attention = _entry(len(parts.attention), shape.num_layers, "int8")
     all_int8 = weights == "s8_per_row" and attention == "int8" and parts.embeddings
+    ordered = any(names.tensor_name(module, names.INPUT_ORDER) in tensors for module in modules)
     return QuantizationConfig.model_validate(
         {
-            "format_version": 1 if all_int8 else 2,
+            "format_version": 1 if all_int8 and not ordered else 2,
             "pattern": "unstructured" if sparse - parts.linears else "block4" if sparse else "dense",
             "sparsity": sparsity,
             "weights": weights,
@@ -202,7 +204,11 @@ def layout_problems(
     for name in sorted(sound):
         _check_values(name, tensors[name], problems)
     for layer in range(shape.num_layers):
-        _check_shared_input(tensors, names.linear_names(layer, shape.prefix), sound, problems)
+        modules = names.linear_names(layer, shape.prefix)
+        _check_shared_input(tensors, modules, sound, problems)
+        if quantization.format_version >= 2:
+            known |= {names.tensor_name(m, names.INPUT_ORDER) for m in modules.linears.values()}
+            problems += order_problems(tensors, modules, shape, parts.linears)
     known |= _check_leftovers(tensors, shape, parts, problems)
     _check_announced(shape, quantization, parts, problems)
     problems += [f"tensor {name} is not part of the format" for name in sorted(set(tensors) - known)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "BIAS",
+    "INPUT_ORDER",
     "INPUT_SCALE",
     "INPUT_ZERO_POINT",
     "KEY_SCALE",
@@ -34,6 +35,7 @@ WEIGHT_VALUES = "weight_values"
 WEIGHT_MASK = "weight_mask"
 WEIGHT_SCALE = "weight_scale"
 BIAS = "bias"
+INPUT_ORDER = "input_order"
 INPUT_SCALE = "input_scale"
 INPUT_ZERO_POINT = "input_zero_point"
 QUERY_SCALE = "query_scale"

@@ -25,6 +25,7 @@ __all__ = ["read_tensors"]
 _DTYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
+    "U16": np.dtype("<u2"),
     "F32": np.dtype("<f4"),
 }
 _LENGTH_BYTES = 8
@@ -48,7 +49,7 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], FileIdentity]:
     """Reads every tensor of a file.
 
     Args:
-        path: A safetensors file of int8, uint8 and float32 tensors.
+        path: A safetensors file of int8, uint8, uint16 and float32 tensors.
 
     Returns:
         The tensors by name, read-only, each in memory of its own; and which file it was.
@@ -106,8 +107,8 @@ def _layout(path: Path, header: dict[str, Any], data_size: int) -> dict[str, _En
     foreign = sorted({entry["dtype"] for entry in header.values()} - set(_DTYPES))
     if foreign:
         raise CheckpointError(
-            f"{path} holds tensors of type {_short(', '.join(foreign))}, and the format knows only I8, U8 "
-            f"and F32: compress the model again."
+            f"{path} holds tensors of type {_short(', '.join(foreign))}, and the format knows only I8, U8, "
+            f"U16 and F32: compress the model again."
         )
     entries = {name: _parse(name, entry) for name, entry in header.items()}
     end = 0

@@ -202,8 +202,6 @@ def _design(model: SweepModel, axes: AxisOptions, request: SweepRequest) -> tupl
             raise UnsupportedError(
                 f"There is no synthetic model {model.synthetic!r}; known are {', '.join(SHAPES)}."
             )
-        if not model.quantized:
-            raise UnsupportedError("The engine runs only int8 models so far: add --quantized.")
         shape = SHAPES[model.synthetic]
         max_length = shape.max_positions
         depth = model.layers or shape.num_layers

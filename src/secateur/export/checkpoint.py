@@ -28,6 +28,7 @@ from secateur.checkpoint import (
     write_checkpoint,
 )
 from secateur.checkpoint import names as keys
+from secateur.checkpoint.column_order import layer_orders
 from secateur.checkpoint.config import parse_shape
 from secateur.errors import SecateurError, StructureError, UnsupportedError, problem_list
 from secateur.export.card import model_card
@@ -92,10 +93,14 @@ def export_checkpoint(
     for index, block in enumerate(blocks):
         names = linear_names(index, prefix)
         _put_attention(tensors, names, model, block, problems)
-        for projection in block.projections():
-            mask = _put_linear(tensors, projection, problems)
-            kept += int(np.count_nonzero(mask))
-            total += mask.size
+        projections = dict(zip(names.linears, block.projections(), strict=True))
+        masks = {role: _mask_of(projection) for role, projection in projections.items()}
+        int8 = {role: mask for role, mask in masks.items() if input_quantizer(projections[role]) is not None}
+        orders = layer_orders(int8, block.head_dim)
+        for role, projection in projections.items():
+            _put_linear(tensors, projection, masks[role], orders.get(role), problems)
+            kept += int(np.count_nonzero(masks[role]))
+            total += masks[role].size
         _put_plain(tensors, names.attn_norm, block.attn_norm)
         _put_plain(tensors, names.ffn_norm, block.ffn_norm)
     _put_embeddings(tensors, model, prefix, problems)
@@ -127,12 +132,22 @@ def _check_names(model: nn.Module, blocks: list[EncoderBlock], prefix: str) -> N
         )
 
 
-def _put_linear(tensors: Tensors, projection: Projection, problems: list[str]) -> NDArray[np.bool_]:
-    """Encodes one linear layer; returns its mask [N, K]."""
+def _mask_of(projection: Projection) -> NDArray[np.bool_]:
+    """Returns [N, K], True where a weight is kept; without a mask, where it is not 0."""
+    found = find_mask(projection.linear)
+    return _array(found.mask) if found is not None else _array(unquantized_weight(projection.linear)) != 0
+
+
+def _put_linear(
+    tensors: Tensors,
+    projection: Projection,
+    mask: NDArray[np.bool_],
+    order: NDArray[np.uint16] | None,
+    problems: list[str],
+) -> None:
+    """Encodes one linear layer."""
     name, linear = projection.name, projection.linear
     weight = _array(unquantized_weight(linear))
-    found = find_mask(linear)
-    mask = _array(found.mask) if found is not None else weight != 0
     pruned = None if mask.all() else mask
     bias = np.zeros(len(weight), np.float32) if linear.bias is None else _array(linear.bias)
     tensors[tensor_name(name, keys.BIAS)] = bias
@@ -142,10 +157,9 @@ def _put_linear(tensors: Tensors, projection: Projection, problems: list[str]) -
         encoded = {**encode_float_weight(weight, pruned)}
     else:
         scale = symmetric_scale(np.abs(weight).max(axis=1))
-        encoded = {**encode_weight(weight, pruned, scale), keys.WEIGHT_SCALE: scale}
+        encoded = {**encode_weight(weight, pruned, scale, order), keys.WEIGHT_SCALE: scale}
         _put_range(tensors, name, keys.INPUT_SCALE, keys.INPUT_ZERO_POINT, quantizer, problems)
     tensors |= {tensor_name(name, suffix): tensor for suffix, tensor in encoded.items()}
-    return mask
 
 
 def _put_attention(

@@ -83,6 +83,9 @@ def _linear(tensors: Tensors, role: str, module: str, size: tuple[int, int]) -> 
     else:
         values = tensors[tensor_name(module, keys.WEIGHT_VALUES)]
         step |= {"values": values, "mask": tensors[tensor_name(module, keys.WEIGHT_MASK)]}
+        order = tensors.get(tensor_name(module, keys.INPUT_ORDER))
+        if order is not None:
+            step["order"] = order
     step["bias"] = tensors[tensor_name(module, keys.BIAS)]
     scale = tensors.get(tensor_name(module, keys.WEIGHT_SCALE))
     if scale is None:
