@@ -21,7 +21,7 @@ from secateur.checkpoint import (
     head_names,
     linear_names,
 )
-from secateur.checkpoint.names import LayerNames
+from secateur.checkpoint.names import WEIGHT_SUFFIXES, LayerNames
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -95,9 +95,7 @@ class _Model:
 
     def linear(self, module: str, x: np.ndarray) -> np.ndarray:
         belonging = {
-            suffix: self.get(module, suffix)
-            for suffix in ("weight", "weight_values", "weight_mask")
-            if self.has(module, suffix)
+            suffix: self.get(module, suffix) for suffix in WEIGHT_SUFFIXES if self.has(module, suffix)
         }
         if not self.has(module, "weight_scale"):
             exact = decode_float_weight(belonging, x.shape[1])[0].astype(np.float64)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def logits(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("numbers", "pattern"),
-    [("int8", "block4"), ("float32", "block4"), ("float32", "unstructured"), ("mixed", "block4")],
+    [*product(("int8", "float32"), ("block4", "unstructured")), ("mixed", "block4")],
 )
 def test_reproduces_the_exported_model_bit_for_bit(tmp_path: Path, numbers: Numbers, pattern: str) -> None:
     model, folder = exported(tmp_path / "out", numbers, pattern)

@@ -229,8 +229,11 @@ def _restore_linear_(
     projection: Projection, name: str, checkpoint: Checkpoint, parts: Int8Parts, device: torch.device
 ) -> None:
     tensors = checkpoint.tensors
-    suffixes = (keys.WEIGHT, keys.WEIGHT_VALUES, keys.WEIGHT_MASK)
-    stored = {suffix: tensors[key] for suffix in suffixes if (key := tensor_name(name, suffix)) in tensors}
+    stored = {
+        suffix: tensors[key]
+        for suffix in keys.WEIGHT_SUFFIXES
+        if (key := tensor_name(name, suffix)) in tensors
+    }
     linear = projection.linear
     if name in parts.linears:
         q, mask = decode_weight(stored, projection.in_features)

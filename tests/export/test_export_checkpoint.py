@@ -58,6 +58,20 @@ def test_engine_agrees_with_pytorch(tmp_path: Path, sparsity: float | None, acti
     np.testing.assert_allclose(engine(SEQUENCES), torch_logits(model), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_unstructured_masks_are_stored_in_an_order_that_fills_blocks(tmp_path: Path, layers: int) -> None:
+    model = calibrated(sparsity=0.8, pattern="unstructured", hidden_size=64, num_hidden_layers=layers)
+    folder = export_checkpoint(model, tiny_fast_tokenizer(), tmp_path / "out")
+    checkpoint = read_checkpoint(folder)
+    orders = [name for name in checkpoint.tensors if name.endswith(".input_order")]
+    assert len(orders) >= 3 * layers
+    assert checkpoint.config["quantization_config"]["format_version"] == 2
+    expected = torch_logits(model)
+    np.testing.assert_allclose(Engine.from_pretrained(folder)(SEQUENCES), expected, rtol=0, atol=2e-5)
+    difference = np.abs(reference_logits(checkpoint, SEQUENCES) - expected)
+    assert difference.mean() < 0.01 * expected.std()
+
+
 def test_stored_weights_are_the_fake_quantized_ones(tmp_path: Path) -> None:
     model = calibrated(sparsity=0.7)
     checkpoint = read_checkpoint(export_checkpoint(model, tiny_fast_tokenizer(), tmp_path / "out"))

@@ -17,6 +17,7 @@ __all__ = [
     "WEIGHT",
     "WEIGHT_MASK",
     "WEIGHT_SCALE",
+    "WEIGHT_SUFFIXES",
     "WEIGHT_VALUES",
     "EmbeddingNames",
     "HeadNames",
@@ -42,6 +43,9 @@ QUERY_SCALE = "query_scale"
 QUERY_ZERO_POINT = "query_zero_point"
 KEY_SCALE = "key_scale"
 VALUE_SCALE = "value_scale"
+
+# What the weight of one linear layer may consist of.
+WEIGHT_SUFFIXES = (WEIGHT, WEIGHT_VALUES, WEIGHT_MASK, INPUT_ORDER)
 
 
 def tensor_name(module: str, suffix: str) -> str:
