@@ -97,9 +97,10 @@ void bench_product(const ProductKernel& kernel, bool sparse) {
   const double peak = measure_peak(best);
   std::printf("\n%s (peak %.0f GMAC/s, %s)\n", kernel.name, peak, best.name);
   std::printf("%5s %5s %8s %4s %10s %8s %8s %6s\n", "N", "K", "sparsity", "M", "us", "eff", "exec", "peak");
+  CostFit fit;
   constexpr int32_t kShapes[][2] = {{384, 384}, {1536, 384}, {384, 1536}, {768, 768}, {3072, 768}, {768, 3072}};
   for (const auto& [rows, cols] : kShapes)
-    for (const double sparsity : {0.8, 0.9, 0.0}) {
+    for (const double sparsity : {0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.0}) {
       if ((sparsity > 0) != sparse) continue;
       const Weights weights(rows, cols, sparsity);
       const PackedWeights packed = kernel.pack(weights.matrix);
@@ -109,8 +110,10 @@ void bench_product(const ProductKernel& kernel, bool sparse) {
         const double executed = static_cast<double>(weights.values.size()) * tokens / seconds * 1e-9;
         std::printf("%5d %5d %8.2f %4d %10.2f %8.0f %8.0f %5.0f%%\n", rows, cols, sparsity, tokens, seconds * 1e6,
                     dense, executed, 100 * executed / peak);
+        if (tokens == kTile) fit.add(rows, weights.values.size(), seconds);
       }
     }
+  fit.print(kernel.name);
 }
 
 // One line a function: microseconds for each number of tokens, at one width.
@@ -240,7 +243,7 @@ void bench_gemv(const GemvKernel& kernel, int32_t width) {
   std::printf("%-32s %5d %10.2f (one row of input)\n", kernel.name, width, seconds * 1e6);
 }
 
-#define KERNEL(isa, name, pack) {#name, isa, pack, name},
+#define KERNEL(isa, name, pack, row, weight) {#name, isa, pack, name, {row, weight}},
 constexpr ProductKernel kSparse[] = {
 #include "kernels/spmm_u8s8/kernels.inc"
 };

@@ -39,11 +39,21 @@ struct ProductArgs {
 using ProductFn = void (*)(const ProductArgs& args);
 using PackFn = PackedWeights (*)(const BlockMatrix& matrix);
 
+// What a tile of 32 tokens costs, in nanoseconds where it was fitted: only kernels of one instruction set are compared.
+// `secateur_kernel_bench` fits it again.
+struct ProductCost {
+  double row, weight;  // of a row of the matrix, of a stored weight
+  double of(int64_t rows, int64_t weights) const {
+    return row * static_cast<double>(rows) + weight * static_cast<double>(weights);
+  }
+};
+
 struct ProductKernel {
   const char* name;
   Isa isa;
   PackFn pack;  // runs once, while the plan is built; may throw
   ProductFn run;
+  ProductCost cost;
 };
 
 }  // namespace secateur

@@ -44,6 +44,7 @@ struct ProductF32Kernel {
   Isa isa;
   PackF32Fn pack;  // runs once, while the plan is built; may throw
   ProductF32Fn run;
+  ProductCost cost;
 };
 
 }  // namespace secateur

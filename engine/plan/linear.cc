@@ -13,8 +13,6 @@
 namespace secateur {
 namespace {
 
-// Above this share of non-empty blocks the dense kernel is faster (DESIGN 4.1; measured by secateur_kernel_bench).
-constexpr double kDenseFrom = 0.7;
 constexpr int64_t kMaxCols = 16384;
 
 struct Blocks {
@@ -167,10 +165,11 @@ void set_output(const LinearPart& part, int32_t tile, Rows& rows, Call& call, Ep
 void pack_s8(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part) {
   Blocks blocks = collect(record, /*keep_zeros=*/false);
   part.density = static_cast<double>(blocks.count()) / (static_cast<double>(record.n) * (record.k / kBlock));
-  const bool dense = part.density > kDenseFrom;
+  const ProductKernel &spmm = select_spmm_u8s8(isa), &gemm = select_gemm_u8s8(isa);
+  const bool dense = gemm.cost.of(part.n, record.n * record.k) < spmm.cost.of(part.n, blocks.count() * kBlock);
   if (dense) blocks = collect(record, /*keep_zeros=*/true);
   reorder_rows(row_order, kBlock, blocks.row_start, blocks.col, blocks.values);
-  part.kernel = dense ? &select_gemm_u8s8(isa) : &select_spmm_u8s8(isa);
+  part.kernel = dense ? &gemm : &spmm;
   part.stored = blocks.count() * kBlock;
   part.weights = part.kernel->pack({part.n, part.k, blocks.row_start.data(), blocks.col.data(), blocks.values.data()});
 

@@ -9,10 +9,6 @@
 namespace secateur {
 namespace {
 
-// Above this share of weights that are not 0 the dense kernel is faster: on Zen 3 it does 49 GMAC/s where the sparse
-// one does 38, and 36 against 22 at 8 tokens (secateur_kernel_bench), which is even at 0.77 and 0.62.
-constexpr double kDenseFrom = 0.7;
-
 struct Entries {
   std::vector<int32_t> row_start{0};
   std::vector<uint16_t> col;
@@ -76,11 +72,13 @@ void validate_f32(const LinearRecord& record) {
 }
 
 void pack_f32(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part) {
-  part.density = static_cast<double>(count_weights(record)) / (static_cast<double>(record.n) * record.k);
-  const bool dense = part.density > kDenseFrom;
+  const int64_t kept = count_weights(record);
+  part.density = static_cast<double>(kept) / (static_cast<double>(record.n) * record.k);
+  const ProductF32Kernel &spmm = select_spmm_f32(isa), &gemm = select_gemm_f32(isa);
+  const bool dense = gemm.cost.of(part.n, record.n * record.k) < spmm.cost.of(part.n, kept);
   Entries entries = collect(record, dense);
   reorder_rows(row_order, 1, entries.row_start, entries.col, entries.values);
-  part.kernel_f32 = dense ? &select_gemm_f32(isa) : &select_spmm_f32(isa);
+  part.kernel_f32 = dense ? &gemm : &spmm;
   part.stored = static_cast<int64_t>(entries.values.size());
   part.weights =
       part.kernel_f32->pack({part.n, part.k, entries.row_start.data(), entries.col.data(), entries.values.data()});

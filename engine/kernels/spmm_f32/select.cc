@@ -5,7 +5,7 @@
 namespace secateur {
 
 namespace {
-#define KERNEL(isa, name, pack) {#name, isa, pack, name},
+#define KERNEL(isa, name, pack, row, weight) {#name, isa, pack, name, {row, weight}},
 constexpr ProductF32Kernel kKernels[] = {
 #include "kernels/spmm_f32/kernels.inc"
 };

@@ -8,8 +8,8 @@
 
 namespace secateur {
 
-#define KERNEL(isa, name, pack)          \
-  void name(const ProductF32Args& args); \
+#define KERNEL(isa, name, pack, row, weight) \
+  void name(const ProductF32Args& args);     \
   PackedWeights pack(const FloatMatrix& matrix);
 #include "kernels/spmm_f32/kernels.inc"
 #undef KERNEL

@@ -7,8 +7,8 @@
 
 namespace secateur {
 
-#define KERNEL(isa, name, pack)       \
-  void name(const ProductArgs& args); \
+#define KERNEL(isa, name, pack, row, weight) \
+  void name(const ProductArgs& args);        \
   PackedWeights pack(const BlockMatrix& matrix);
 #include "kernels/spmm_u8s8/kernels.inc"
 #undef KERNEL

@@ -6,7 +6,7 @@
 namespace secateur::tests {
 namespace {
 
-#define KERNEL(isa, name, pack) {#name, isa, pack, name},
+#define KERNEL(isa, name, pack, row, weight) {#name, isa, pack, name, {row, weight}},
 constexpr ProductKernel kSparse[] = {
 #include "kernels/spmm_u8s8/kernels.inc"
 };

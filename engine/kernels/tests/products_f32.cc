@@ -9,7 +9,7 @@
 namespace secateur::tests {
 namespace {
 
-#define KERNEL(isa, name, pack) {#name, isa, pack, name},
+#define KERNEL(isa, name, pack, row, weight) {#name, isa, pack, name, {row, weight}},
 constexpr ProductF32Kernel kSparse[] = {
 #include "kernels/spmm_f32/kernels.inc"
 };
