@@ -15,7 +15,7 @@ constexpr ProductKernel kDense[] = {
 };
 #undef KERNEL
 
-enum class Values { kRandom, kMost, kLeast, kAlternating, kPairs, kHalves };
+enum class Values { kRandom, kMost, kLeast, kAlternating, kPairs, kHalves, kQuarters, kLight };
 enum class Holes { kNone, kRows, kColumns, kOneRow, kLastBlock, kStairs };
 
 struct Case {
@@ -45,6 +45,10 @@ int8_t weight(Values values, int32_t row, int32_t col, Random& random) {
       return (col / 2 + row) % 2 == 0 ? 127 : -127;
     case Values::kHalves:  // pair sums just at and just past what 255 * (a + b) leaves in int16
       return static_cast<int8_t>(random.integer(63, 65) * (row % 2 == 0 ? 1 : -1));
+    case Values::kQuarters:  // the same of two blocks; signs by halves, so that both sums come to it
+      return static_cast<int8_t>(random.integer(31, 33) * ((col / 2 + row) % 2 == 0 ? 1 : -1));
+    case Values::kLight:  // two blocks always fit int16
+      return static_cast<int8_t>(random.integer(-32, 32));
     case Values::kRandom:
       break;
   }
@@ -145,13 +149,14 @@ void check_shape(const ProductKernel& kernel, int32_t rows, int32_t cols, bool s
     check_case(kernel, {rows, cols, density, values, holes, full}, check);
   };
   run(1.0f, Values::kRandom, Holes::kNone, false);
-  for (const Values values :
-       {Values::kMost, Values::kLeast, Values::kAlternating, Values::kPairs, Values::kHalves, Values::kRandom})
+  for (const Values values : {Values::kMost, Values::kLeast, Values::kAlternating, Values::kPairs, Values::kHalves,
+                              Values::kQuarters, Values::kLight, Values::kRandom})
     run(1.0f, values, Holes::kNone, true);
   if (!sparse) return;
   run(0.0f, Values::kRandom, Holes::kNone, false);
   for (const float density : {0.05f, 0.2f, 0.5f}) run(density, Values::kRandom, Holes::kNone, false);
-  for (const Values values : {Values::kMost, Values::kLeast, Values::kPairs, Values::kHalves})
+  for (const Values values :
+       {Values::kMost, Values::kLeast, Values::kPairs, Values::kHalves, Values::kQuarters, Values::kLight})
     run(0.3f, values, Holes::kNone, true);
   for (const Holes holes : {Holes::kRows, Holes::kColumns, Holes::kOneRow, Holes::kLastBlock, Holes::kStairs})
     run(0.4f, Values::kRandom, holes, false);
