@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-__all__ = ["cpu_has_bf16", "quiet_transformers", "training_arguments"]
+__all__ = ["cpu_has_bf16", "grouped_by_length", "quiet_transformers", "training_arguments"]
 
 
 def training_arguments(
@@ -58,13 +58,15 @@ def training_arguments(
         "use_cpu": not torch.cuda.is_available(),
         "bf16": torch.cuda.is_available() or cpu_has_bf16(),
     }
-    if "train_sampling_strategy" in known:
-        values["train_sampling_strategy"] = "group_by_length"
-        values["warmup_steps"] = warmup_fraction
-    else:
-        values["group_by_length"] = True
-        values["warmup_ratio"] = warmup_fraction
-    return TrainingArguments(**values)
+    values["warmup_steps" if "train_sampling_strategy" in known else "warmup_ratio"] = warmup_fraction
+    return TrainingArguments(**values, **grouped_by_length())
+
+
+def grouped_by_length() -> dict[str, Any]:
+    """Returns the argument that puts rows of about one length into a batch."""
+    if "train_sampling_strategy" in {field.name for field in fields(TrainingArguments)}:
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
 
 
 def cpu_has_bf16() -> bool:
