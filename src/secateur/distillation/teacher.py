@@ -75,6 +75,16 @@ class StudentHook:
                     f"of width {shapes[0][1]}, the teacher {shapes[1][0]} of width {shapes[1][1]}."
                 )
 
+    def follow_(self, hardness: float, temperature: float, hidden: float) -> None:
+        """Changes the weights of the losses from the next forward on.
+
+        Args:
+            hardness: As in the class; 0 leaves the teacher unasked.
+            temperature: As in the class.
+            hidden: As in the class; above 0 only where it was when the hook was attached.
+        """
+        self.hardness, self.temperature, self.hidden = hardness, temperature, hidden
+
     def detach_(self) -> None:
         """Takes the hook off."""
         for handle in self._handles:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -10,7 +9,7 @@ from transformers import TrainerCallback
 
 from secateur.distillation.teacher import StudentHook
 from secateur.errors import RecipeError
-from secateur.modeling.structure import find_blocks
+from secateur.modeling.structure import find_blocks, find_projections
 from secateur.quantization import (
     QuantScheme,
     attach_quantizers_,
@@ -18,6 +17,7 @@ from secateur.quantization import (
     freeze_observers_,
 )
 from secateur.quantization.qat import find_embeddings
+from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import (
     DistillationStage,
     PruningStage,
@@ -25,21 +25,11 @@ from secateur.recipe.recipe import (
     Recipe,
     load_recipe,
 )
-from secateur.sparsity import PRUNERS, Pattern, Pruner, scheduled_sparsity
-from secateur.sparsity.schedule import is_update_step
+from secateur.sparsity import PRUNERS, Pattern, Pruner, sparsity_of
+from secateur.training.freezing import Freezer
+from secateur.training.learning_rate import steer_
 
 __all__ = ["CompressionCallback"]
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """A recipe's epochs as optimizer steps."""
-
-    prune_start: int = 0
-    prune_end: int = 0
-    prune_every: int = 1
-    quantize: int = 0
-    freeze: int = 0
 
 
 class CompressionCallback(TrainerCallback):  # type: ignore[misc]
@@ -59,18 +49,15 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, recipe: Recipe | str, teacher: nn.Module | None = None) -> None:
         self.recipe = load_recipe(recipe)
         self.pruner: Pruner | None = None
-        self._pruning = self.recipe.stage(PruningStage)
+        self._pruners: list[Pruner] = []
         self._quantization = self.recipe.stage(QuantizationStage)
-        distillation = self.recipe.stage(DistillationStage)
-        if distillation is None:
-            self._hook = StudentHook(0.0, 1.0)
-        else:
-            self._hook = StudentHook(
-                distillation.hardness, distillation.temperature, teacher, distillation.hidden
-            )
+        hidden = max((stage.hidden for stage in self.recipe.stages_of(DistillationStage)), default=0.0)
+        self._hook = StudentHook(0.0, 1.0, teacher, hidden)
         self._teacher = teacher
         self._model: Any = None
-        self._steps = _Steps()
+        self._plan: StepPlan | None = None
+        self._freezer: Freezer | None = None
+        self._found_sparsity = 0.0
         self._quantizing = False
         self._frozen = False
 
@@ -92,9 +79,11 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             raise RecipeError("Teacher and student are one and the same model: give the teacher as a copy.")
         find_blocks(model)
         self._model = model
-        if self._pruning is not None:
-            self.pruner = PRUNERS[self._pruning.method](Pattern.parse(self._pruning.pattern))
+        self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
+        for stage in self.recipe.stages_of(PruningStage):
+            self.pruner = PRUNERS[stage.method](Pattern.parse(stage.pattern))
             self.pruner.attach_(model)
+            self._pruners.append(self.pruner)
         if self._quantization is not None:
             scheme = QuantScheme(averaging=self._quantization.averaging)
             attach_quantizers_(model, scheme, enabled=False)
@@ -105,6 +94,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = self.recipe.training.dropout
+        self._freezer = Freezer(self.recipe, model)
         self._hook.attach_(model)
 
     def on_train_begin(
@@ -119,7 +109,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         """Turns epochs into steps; called by the Trainer.
 
         Raises:
-            RecipeError: The run is shorter than the recipe, or the Trainer made a new model since.
+            RecipeError: The recipe does not fit the run or the model, or the Trainer made a new model since.
         """
         if model is not self._model:
             raise RecipeError(
@@ -127,7 +117,9 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
                 "give it a model instead."
             )
         steps_per_epoch = -(-len(train_dataloader) // args.gradient_accumulation_steps)
-        self._steps = self._in_steps(steps_per_epoch, state.max_steps)
+        self._plan = StepPlan.of(self.recipe, steps_per_epoch, state.max_steps, self._found_sparsity)
+        if self._plan.learning_rate:
+            steer_(kwargs.get("lr_scheduler"), self._plan)
         self._advance(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -136,55 +128,21 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
 
     def _advance(self, step: int) -> None:
         """Does what is due once `step` optimizer steps are done. Doing it twice changes nothing."""
-        steps = self._steps
-        stage = self._pruning
-        if stage is not None and self.pruner is not None:
-            bounds = {
-                "start_step": steps.prune_start,
-                "end_step": steps.prune_end,
-                "update_every": steps.prune_every,
-            }
-            if is_update_step(step, **bounds):
-                self.pruner.step_(
-                    scheduled_sparsity(
-                        stage.schedule, step, **bounds, initial=stage.initial_sparsity, final=stage.sparsity
-                    )
-                )
-        if self._quantization is not None:
-            if step >= steps.quantize and not self._quantizing:
-                enable_quantizers_(self._model)
-                self._quantizing = True
-            if step >= steps.freeze and not self._frozen:
-                freeze_observers_(self._model)
-                self._frozen = True
-
-    def _in_steps(self, steps_per_epoch: int, max_steps: int) -> _Steps:
-        epochs = max_steps / steps_per_epoch
-        last = max(
-            self._pruning.end_epoch if self._pruning else 0.0,
-            self._quantization.freeze_epoch if self._quantization else 0.0,
-        )
-        if last > epochs + 1e-6:
-            raise RecipeError(
-                f"The recipe {self.recipe.name!r} goes on until epoch {last:g}, but the Trainer stops at "
-                f"{epochs:g}: raise num_train_epochs or lower the recipe's end_epoch and freeze_epoch."
-            )
-
-        def steps(epoch: float) -> int:
-            return min(round(epoch * steps_per_epoch), max_steps)
-
-        prune_start = prune_end = quantize = freeze = 0
-        prune_every = 1
-        if self._pruning is not None:
-            prune_start = steps(self._pruning.start_epoch)
-            prune_end = max(steps(self._pruning.end_epoch), prune_start + 1)
-            prune_every = max(1, steps(self._pruning.update_every))
-        if self._quantization is not None:
-            quantize = steps(self._quantization.start_epoch)
-            # At least one batch must be seen before ranges can be frozen.
-            freeze = max(steps(self._quantization.freeze_epoch), quantize + 1)
-        if max(prune_end, freeze) > max_steps:
-            raise RecipeError(
-                f"A run of {max_steps} steps is too short for the recipe {self.recipe.name!r}: train longer."
-            )
-        return _Steps(prune_start, prune_end, prune_every, quantize, freeze)
+        if self._plan is None or self._freezer is None:
+            return
+        now = self._plan.at(step)
+        if now.update is not None:
+            self.pruner = self._pruners[now.update.position]
+            self.pruner.step_(now.sparsity)
+        if now.quantizing and not self._quantizing:
+            enable_quantizers_(self._model)
+            self._quantizing = True
+        if now.ranges_frozen and not self._frozen:
+            freeze_observers_(self._model)
+            self._frozen = True
+        self._freezer.freeze_(now.frozen)
+        lesson = now.distillation
+        if lesson is None:
+            self._hook.follow_(hardness=0.0, temperature=1.0, hidden=0.0)
+        else:
+            self._hook.follow_(lesson.hardness, lesson.temperature, lesson.hidden)
