@@ -252,14 +252,22 @@ class StepPlan:
 
     def learning_rate_at(self, step: int) -> float:
         """Returns the learning rate after `step` steps as `compress` runs the recipe."""
-        training = self.recipe.training
         factor = self.learning_rate_factor(step)
         if factor is None:
-            warmup = math.ceil(training.warmup * self.total_steps)  # as TrainingArguments rounds
-            factor = run_learning_rate(
-                training.schedule, step, warmup_steps=warmup, total_steps=self.total_steps
-            )
-        return training.learning_rate * factor
+            return self.run_learning_rate_at(step)
+        return self.recipe.training.learning_rate * factor
+
+    def run_learning_rate_at(self, step: int) -> float:
+        """Returns what the run's own schedule says, as though there were no learning rate stages."""
+        training = self.recipe.training
+        return training.learning_rate * run_learning_rate(
+            training.schedule, step, warmup_steps=self.warmup_steps, total_steps=self.total_steps
+        )
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the run's own schedule rises; rounded as TrainingArguments does."""
+        return math.ceil(self.recipe.training.warmup * self.total_steps)
 
     def _is_on(self, span: DistillationSpan | FreezingSpan | LearningRateSpan, step: int) -> bool:
         # After the last step nothing trains; what was at work then is still said to be.
