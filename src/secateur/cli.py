@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.commands.recipe_app import recipe_app
 from secateur.errors import SecateurError
 
 __all__ = ["app", "main"]
@@ -208,6 +209,9 @@ def doctor(json_file: JsonFile = None) -> None:
     from secateur.commands.doctor import run
 
     run(json_file)
+
+
+app.add_typer(recipe_app, name="recipe")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

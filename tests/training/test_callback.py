@@ -149,7 +149,7 @@ def test_a_loss_function_that_takes_the_labels_away_is_refused(tmp_path: Path) -
 
 def test_a_run_shorter_than_the_recipe_is_refused(tmp_path: Path) -> None:
     callback = CompressionCallback(recipe(PRUNING, QUANTIZATION))
-    with pytest.raises(RecipeError, match=r"goes on until epoch 1\.75, but the Trainer stops at 1"):
+    with pytest.raises(RecipeError, match=r"freeze_epoch: 1\.75 lies after the end of the run, epoch 1"):
         trainer(tmp_path, tiny_model(), callback, num_train_epochs=1).train()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from secateur.errors import DataError
 
-__all__ = ["write_results"]
+__all__ = ["write_results", "write_text"]
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
@@ -31,6 +31,21 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
         return
     if path.is_dir():
         raise DataError(f"{path} is a folder: give the name of a JSON file.")
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file: beside its place first, then renamed over it.
+
+    Args:
+        path: The file, whose folder is made where it is missing.
+        text: What to write.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give the name of a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -83,6 +83,16 @@ class StudentHook:
                     f"of width {shapes[0][1]}, the teacher {shapes[1][0]} of width {shapes[1][1]}."
                 )
 
+    def follow_(self, hardness: float, temperature: float, hidden: float) -> None:
+        """Changes the weights of the losses from the next forward on.
+
+        Args:
+            hardness: As in the class; 0 leaves the teacher unasked.
+            temperature: As in the class.
+            hidden: As in the class; above 0 only where it was when the hook was attached.
+        """
+        self.hardness, self.temperature, self.hidden = hardness, temperature, hidden
+
     def detach_(self) -> None:
         """Takes the hook off."""
         for handle in self._handles:
@@ -140,7 +150,7 @@ class StudentHook:
         )
         if self.hidden > 0.0:
             states = self._student_states.take()
-            if not states[0].requires_grad:
+            if not states[-1].requires_grad:
                 raise RecipeError(
                     "The recipe distils hidden states, but gradient checkpointing keeps gradients from them: set "
                     "gradient_checkpointing_kwargs={'use_reentrant': False}."

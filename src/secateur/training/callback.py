@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from transformers import TrainerCallback
 
 from secateur.distillation.teacher import StudentHook
 from secateur.errors import RecipeError, StructureError
-from secateur.modeling.structure import find_blocks
+from secateur.modeling.structure import find_blocks, find_projections
 from secateur.quantization import (
     QuantScheme,
     attach_quantizers_,
@@ -20,6 +19,7 @@ from secateur.quantization import (
     freeze_observers_,
 )
 from secateur.quantization.qat import find_embeddings
+from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import (
     DistillationStage,
     PruningStage,
@@ -27,8 +27,7 @@ from secateur.recipe.recipe import (
     Recipe,
     load_recipe,
 )
-from secateur.sparsity import PRUNERS, Pattern, Pruner, scheduled_sparsity
-from secateur.sparsity.schedule import is_update_step
+from secateur.sparsity import PRUNERS, Pattern, Pruner, sparsity_of
 from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
@@ -36,21 +35,10 @@ from secateur.training.conditions import (
     note_run,
     seed_length_groups_,
 )
+from secateur.training.freezing import Freezer
+from secateur.training.learning_rate import steer_
 
 __all__ = ["CompressionCallback"]
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """A recipe's epochs as optimizer steps."""
-
-    prune_start: int = 0
-    prune_end: int = 0
-    prune_every: int = 1
-    quantize: int = 0
-    freeze: int = 0
-    goal: int = 0  # from here on a model is what the recipe promises: final sparsity, quantized
-    total: int = 0
 
 
 class CompressionCallback(TrainerCallback):  # type: ignore[misc]
@@ -83,20 +71,18 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, recipe: Recipe | str, teacher: nn.Module | None = None) -> None:
         self.recipe = load_recipe(recipe)
-        self.pruner: Pruner | None = None
-        self._pruning = self.recipe.stage(PruningStage)
+        self.pruner: Pruner | None = None  # the one of the current or next pruning stage
+        self._pruners: list[Pruner] = []
         self._quantization = self.recipe.stage(QuantizationStage)
-        distillation = self.recipe.stage(DistillationStage)
-        if distillation is None:
-            self._hook = StudentHook(0.0, 1.0)
-        else:
-            self._hook = StudentHook(
-                distillation.hardness, distillation.temperature, teacher, distillation.hidden
-            )
+        hidden = max((stage.hidden for stage in self.recipe.stages_of(DistillationStage)), default=0.0)
+        self._hook = StudentHook(0.0, 1.0, teacher, hidden)
         self._teacher = teacher
         self._model: Any = None
+        self._plan: StepPlan | None = None
+        self._goal = 0  # from this step on a model is what the recipe promises: at final sparsity, quantized
+        self._freezer: Freezer | None = None
+        self._found_sparsity = 0.0
         self._witness: tuple[nn.Parameter, torch.Tensor] | None = None
-        self._steps = _Steps()
         self._quantize_next = False
         self._quantizing = False
 
@@ -105,7 +91,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     def attach_(self, model: nn.Module, *, steps_per_epoch: int, total_steps: int) -> None:
         """Attaches everything to a model that a loop of your own will train.
 
-        Call it before the optimizer is made and before the model is wrapped for several processes.
+        The learning rate is the loop's: `learning_rate_scheduler(optimizer, callback.plan)` follows the recipe.
+        Call `attach_` before the optimizer is made and before the model is wrapped for several processes.
 
         Args:
             model: A classifier of a supported family.
@@ -120,6 +107,15 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         self._begin_(steps_per_epoch, total_steps, _processes() > 1)
         self._advance(0)
 
+    @property
+    def plan(self) -> StepPlan:
+        """The recipe on the run, known once the run is."""
+        if self._plan is None:
+            raise StructureError(
+                "The callback knows no run yet: call attach_, or train with the Trainer, first."
+            )
+        return self._plan
+
     def group_parameters_(self, optimizer: torch.optim.Optimizer) -> None:
         """Gives what the pruner itself learns its own groups in an optimizer.
 
@@ -129,7 +125,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         Args:
             optimizer: An optimizer over the model's parameters.
         """
-        groups = [] if self.pruner is None else self.pruner.parameter_groups()
+        groups = self._own_groups()
         own = {id(parameter) for group in groups for parameter in group["params"]}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
@@ -150,9 +146,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         Args:
             step: Number of optimizer steps that were done when the state was saved.
         """
-        steps = self._steps
-        self._quantize_next = self._quantization is not None and step >= steps.quantize
-        if self._quantize_next and step > steps.quantize:
+        self._advance(step, resumed=True)
+        if self._quantize_next and self.plan.quantize_step is not None and step > self.plan.quantize_step:
             self._enable()
 
     def finish_(self, step: int | None = None) -> None:
@@ -164,10 +159,10 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         Raises:
             RecipeError: The run ended before the model was what the recipe promises.
         """
-        done = self._steps.total if step is None else step
-        if done < self._steps.goal:
+        done = self.plan.total_steps if step is None else step
+        if done < self._goal:
             raise RecipeError(
-                f"The run ended after step {done}, but only from step {self._steps.goal} on the model is what "
+                f"The run ended after step {done}, but only from step {self._goal} on the model is what "
                 f"the recipe {self.recipe.name!r} promises: resume the run from its last checkpoint."
             )
         if self._quantizing:
@@ -234,13 +229,14 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         model: Any = None,
         train_dataloader: Any = None,
         optimizer: Any = None,
+        lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
         """Turns epochs into steps; called by the Trainer.
 
         Raises:
-            RecipeError: The run is shorter than the recipe, the Trainer made a new model since, or what it
-                resumes from is not a whole checkpoint of this run.
+            RecipeError: The recipe does not fit the run or the model, the Trainer made a new model since, or
+                what it resumes from is not a whole checkpoint of this run.
         """
         if model is not self._model:
             raise RecipeError(
@@ -256,6 +252,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             ) from error
         steps_per_epoch = -(-batches // args.gradient_accumulation_steps)
         self._begin_(steps_per_epoch, state.max_steps, args.world_size > 1)
+        if self.plan.learning_rate:
+            steer_(lr_scheduler, self.plan)
         self._check_groups(optimizer)
         check_checkpoint(self._witness, self.recipe, steps_per_epoch, state, optimizer)
         note_run(self.recipe, steps_per_epoch, state, args.world_size)
@@ -307,9 +305,11 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             check_teacher(self._teacher, model)
         blocks = find_blocks(model)
         self._model = model
-        if self._pruning is not None:
-            self.pruner = PRUNERS[self._pruning.method](Pattern.parse(self._pruning.pattern))
-            self.pruner.attach_(model)
+        self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
+        for stage in self.recipe.stages_of(PruningStage):
+            self._pruners.append(PRUNERS[stage.method](Pattern.parse(stage.pattern)))
+            self._pruners[-1].attach_(model)
+        self.pruner = self._pruners[0] if self._pruners else None
         if self._quantization is not None:
             scheme = QuantScheme(averaging=self._quantization.averaging)
             attach_quantizers_(model, scheme, enabled=False)
@@ -320,13 +320,16 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = self.recipe.training.dropout
+        self._freezer = Freezer(self.recipe, model)
         self._hook.attach_(model)
         model.register_forward_pre_hook(self._before_forward)
         weight = blocks[-1].ffn_norm.weight
         self._witness = (weight, weight.detach().clone())
 
     def _begin_(self, steps_per_epoch: int, total_steps: int, several_processes: bool) -> None:
-        self._steps = self._in_steps(steps_per_epoch, total_steps)
+        plan = StepPlan.of(self.recipe, steps_per_epoch, total_steps, self._found_sparsity)
+        quantized = 0 if plan.quantize_step is None else plan.quantize_step + 1
+        self._plan, self._goal = plan, max(quantized, *(span.end for span in plan.pruning), 0)
         for quantizer in find_quantizers(self._model).values():
             quantizer.shared = several_processes
 
@@ -339,78 +342,41 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         enable_quantizers_(self._model)
         self._quantizing = True
 
-    def _advance(self, step: int) -> None:
-        """Does what is due once `step` optimizer steps are done."""
-        steps = self._steps
-        stage = self._pruning
-        if stage is not None and self.pruner is not None:
-            bounds = {
-                "start_step": steps.prune_start,
-                "end_step": steps.prune_end,
-                "update_every": steps.prune_every,
-            }
-            if is_update_step(step, **bounds):
-                self.pruner.step_(
-                    scheduled_sparsity(
-                        stage.schedule, step, **bounds, initial=stage.initial_sparsity, final=stage.sparsity
-                    )
-                )
-                _require_equal_masks(self.pruner)
-        if self._quantization is not None:
-            self._quantize_next = step >= steps.quantize
-            if step == steps.freeze:
-                freeze_observers_(self._model)
+    def _advance(self, step: int, resumed: bool = False) -> None:
+        """Does what is due once `step` optimizer steps are done; after resuming, without what was saved."""
+        now = self.plan.at(step)
+        if now.update is not None and not resumed:
+            self.pruner = self._pruners[now.update.position]
+            self.pruner.step_(now.sparsity)
+            _require_equal_masks(self.pruner)
+        self._quantize_next = now.quantizing
+        if step == self.plan.freeze_step and not resumed:
+            freeze_observers_(self._model)
+        if self._freezer is not None:
+            self._freezer.freeze_(now.frozen)
+        lesson = now.distillation
+        if lesson is None:
+            self._hook.follow_(hardness=0.0, temperature=1.0, hidden=0.0)
+        else:
+            self._hook.follow_(lesson.hardness, lesson.temperature, lesson.hidden)
 
     def _forget_early_bests(self, state: Any, step: int | None = None) -> None:
         """Forgets what the Trainer holds for its best model if that was evaluated before the goal."""
-        if (state.global_step if step is None else step) < self._steps.goal:
+        if (state.global_step if step is None else step) < self._goal:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
+    def _own_groups(self) -> list[dict[str, Any]]:
+        return [group for pruner in self._pruners for group in pruner.parameter_groups()]
+
     def _check_groups(self, optimizer: Any) -> None:
-        groups = [] if self.pruner is None else self.pruner.parameter_groups()
-        own = {id(parameter) for group in groups for parameter in group["params"]}
-        if not own or optimizer is None:
-            return
-        for group in optimizer.param_groups:
+        own = {id(parameter) for group in self._own_groups() for parameter in group["params"]}
+        for group in () if optimizer is None else optimizer.param_groups:
             members = {id(parameter) for parameter in group["params"]}
             if members & own and members - own:
                 raise RecipeError(
-                    f"The pruning method {self._pruning.method!r} learns parameters that need their own "  # type: ignore[union-attr]
-                    "learning rate: call callback.connect_(trainer) right after the Trainer is made."
+                    f"The recipe {self.recipe.name!r} has a pruning method that learns parameters with a "
+                    "learning rate of their own: call callback.connect_(trainer) right after the Trainer is made."
                 )
-
-    def _in_steps(self, steps_per_epoch: int, max_steps: int) -> _Steps:
-        epochs = max_steps / steps_per_epoch
-        last = max(
-            self._pruning.end_epoch if self._pruning else 0.0,
-            self._quantization.freeze_epoch if self._quantization else 0.0,
-        )
-        if last > epochs + 1e-6:
-            raise RecipeError(
-                f"The recipe {self.recipe.name!r} goes on until epoch {last:g}, but the Trainer stops at "
-                f"{epochs:g}: raise num_train_epochs or lower the recipe's end_epoch and freeze_epoch."
-            )
-
-        def steps(epoch: float) -> int:
-            return min(round(epoch * steps_per_epoch), max_steps)
-
-        prune_start = prune_end = quantize = freeze = goal = 0
-        prune_every = 1
-        if self._pruning is not None:
-            prune_start = steps(self._pruning.start_epoch)
-            prune_end = max(steps(self._pruning.end_epoch), prune_start + 1)
-            prune_every = max(1, steps(self._pruning.update_every))
-            goal = prune_end
-        if self._quantization is not None:
-            quantize = steps(self._quantization.start_epoch)
-            # At least one batch must be seen before ranges can be frozen.
-            freeze = max(steps(self._quantization.freeze_epoch), quantize + 1)
-            goal = max(goal, quantize + 1)
-        if max(prune_end, freeze) > max_steps:
-            raise RecipeError(
-                f"A run of {max_steps} steps is too short for the recipe {self.recipe.name!r}: train longer."
-            )
-        return _Steps(prune_start, prune_end, prune_every, quantize, freeze, goal, max_steps)
 
 
 def _processes() -> int:

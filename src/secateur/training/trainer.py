@@ -112,11 +112,11 @@ def compress(
 
         resolved = resolved.stretched(len(splits.train))
         train = encode_rows(tokenizer, splits.train, splits.labels, max_tokens(dense))
-        distillation = resolved.stage(DistillationStage)
+        distillations = resolved.stages_of(DistillationStage)
         live: Any = None
-        if distillation is not None and (distillation.hidden > 0.0 or distillation.augmentation > 0.0):
+        if any(stage.hidden > 0.0 or stage.augmentation > 0.0 for stage in distillations):
             live = _live_teacher(folder if teacher is None else Path(teacher), dense, tokenizer)
-        elif distillation is not None:
+        elif distillations:
             train.teacher_logits = _teacher_logits(dense, tokenizer, train, splits, teacher)
         student = dense  # nothing else reads the dense weights from here on
         _run(student, live, tokenizer, train, resolved, seed, Path(work) / "run", progress)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from secateur.errors import RecipeError
-from secateur.sparsity import cubic_sparsity, linear_sparsity, scheduled_sparsity
-from secateur.sparsity.schedule import is_update_step
+from secateur.schedule import (
+    cubic_sparsity,
+    cycled_learning_rate,
+    is_update_step,
+    linear_sparsity,
+    run_learning_rate,
+    scheduled_sparsity,
+)
 
 BOUNDS = {"start_step": 10, "end_step": 50, "update_every": 10}
 
