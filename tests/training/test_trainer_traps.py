@@ -34,6 +34,11 @@ def equal_states(first: nn.Module, second: nn.Module) -> bool:
 # --- gradient accumulation, checkpointing, autocast -----------------------------------------------------------
 
 
+def recompute_(model: Any, *, reentrant: bool) -> None:
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": reentrant})
+
+
 def first_gradients(folder: Path, connect: bool, **arguments: Any) -> dict[str, torch.Tensor]:
     caught: dict[str, torch.Tensor] = {}
 
@@ -62,40 +67,31 @@ def test_accumulation_is_exact_when_the_last_batch_is_short(tmp_path: Path) -> N
         torch.testing.assert_close(gradient, parts[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_moves_no_range_twice(tmp_path: Path, reentrant: bool) -> None:
     models = []
     for checkpointing in (False, True):
-        model = tiny_model()
-        trainer(
-            tmp_path,
-            model,
-            CompressionCallback(recipe(*ALL), tiny_model(1)),
-            gradient_checkpointing=checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": reentrant},
-        ).train()
-        models.append(model)
+        models.append(tiny_model())
+        if checkpointing:
+            recompute_(models[-1], reentrant=reentrant)
+        trainer(tmp_path, models[-1], CompressionCallback(recipe(*ALL), tiny_model(1))).train()
     assert all(int(quantizer.batches) == 3 for quantizer in find_quantizers(models[1]).values())
     assert equal_states(*models)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 def test_hidden_states_learn_through_gradient_checkpointing_or_say_that_they_cannot(tmp_path: Path) -> None:
-    hidden = {**DISTILLATION, "hidden": 1.0}
+    stages = (PRUNING, {**DISTILLATION, "hidden": 1.0})
     models = []
-    for arguments in (
-        {},
-        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
-    ):
+    for checkpointing in (False, True):
         models.append(tiny_model())
-        callback = CompressionCallback(recipe(PRUNING, hidden), tiny_model(1))
-        trainer(tmp_path, models[-1], callback, **arguments).train()
+        if checkpointing:
+            recompute_(models[-1], reentrant=False)
+        trainer(tmp_path, models[-1], CompressionCallback(recipe(*stages), tiny_model(1))).train()
     assert equal_states(*models)
-    callback = CompressionCallback(recipe(PRUNING, hidden), tiny_model(1))
-    arguments = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    model = tiny_model()
+    recompute_(model, reentrant=True)
     with pytest.raises(RecipeError, match="use_reentrant"):
-        trainer(tmp_path, tiny_model(), callback, **arguments).train()
+        trainer(tmp_path, model, CompressionCallback(recipe(*stages), tiny_model(1))).train()
 
 
 def test_bf16_autocast_trains_and_ranges_stay_float32(tmp_path: Path) -> None:
@@ -109,7 +105,7 @@ def test_bf16_autocast_trains_and_ranges_stay_float32(tmp_path: Path) -> None:
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
-# --- the best model, early stopping ---------------------------------------------------------------------------
+# --- the best model, early stopping ----------------------------------------
 
 
 class Worsening(TrainerCallback):
@@ -212,7 +208,7 @@ def test_a_run_that_something_stops_before_the_goal_is_an_error(tmp_path: Path) 
         run.train()
 
 
-# --- resuming -------------------------------------------------------------------------------------------------
+# --- resuming ----------------------------------------
 
 
 def saved_run(folder: Path, **arguments: Any) -> Any:
@@ -290,7 +286,7 @@ def test_rows_grouped_by_length_resume_in_the_middle_of_an_epoch(tmp_path: Path)
         assert equal_states(whole.model, again.model), step
 
 
-# --- other ways to be wrong -----------------------------------------------------------------------------------
+# --- other ways to be wrong ----------------------------------------
 
 
 def test_one_process_with_several_gpus_is_refused() -> None:
@@ -319,7 +315,7 @@ def test_teacher_logits_of_another_width_are_refused(tmp_path: Path) -> None:
         run.train()
 
 
-# --- logs, own parameters -------------------------------------------------------------------------------------
+# --- logs, own parameters ----------------------------------------
 
 
 class Reporter(TrainerCallback):

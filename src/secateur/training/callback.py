@@ -86,7 +86,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         self._quantize_next = False
         self._quantizing = False
 
-    # --- a loop of your own -----------------------------------------------------------------------------------
+    # --- a loop of your own ----------------------------------------
 
     def attach_(self, model: nn.Module, *, steps_per_epoch: int, total_steps: int) -> None:
         """Attaches everything to a model that a loop of your own will train.
@@ -179,7 +179,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             values["ranges_frozen"] = float(all(bool(quantizer.frozen) for quantizer in quantizers))
         return values
 
-    # --- the stock Trainer ------------------------------------------------------------------------------------
+    # --- the stock Trainer ----------------------------------------
 
     def connect_(self, trainer: Any) -> None:
         """Ties the callback closer to a Trainer that has it; a line of its own, right after the Trainer is made.
@@ -294,7 +294,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         """
         self.finish_(state.global_step)
 
-    # --- inside -----------------------------------------------------------------------------------------------
+    # --- inside ----------------------------------------
 
     def _attach_to_(self, model: Any) -> None:
         if self._model is not None:
