@@ -149,14 +149,8 @@ class StudentHook:
             logits[kept], teacher_logits[kept], labels_loss, self.hardness, self.temperature, count
         )
         if self.hidden > 0.0:
-            states = self._student_states.take()
-            if not states[-1].requires_grad:
-                raise RecipeError(
-                    "The recipe distils hidden states, but gradient checkpointing keeps gradients from them: set "
-                    "gradient_checkpointing_kwargs={'use_reentrant': False}."
-                )
             output.loss = output.loss + self.hidden * hidden_state_loss(
-                states, self._teacher_states.take(), kwargs.get("attention_mask"), count
+                self._student_states.take(), self._teacher_states.take(), kwargs.get("attention_mask"), count
             )
         return output
 
