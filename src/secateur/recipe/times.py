@@ -27,6 +27,8 @@ def _read(value: Any) -> float | str:
     if match is None:
         raise wrong
     number, unit = float(match[1]), match[2] or "epochs"
+    if not math.isfinite(number):
+        raise wrong
     if unit.startswith("epoch"):
         return number
     if unit == "%":
