@@ -200,7 +200,10 @@ def test_mistakes_behind_the_first_wrong_record_are_named_too() -> None:
 
 
 def test_lines_are_those_of_the_keys() -> None:
-    text = "name: mine\ntraining:\n  epochs: 10\n  learning_rate: -1\n\n# why\nstages:\n  - type: distillation\n    hardnes: 1\n"
+    text = (
+        "name: mine\ntraining:\n  epochs: 10\n  learning_rate: -1\n\n"
+        "# why\nstages:\n  - type: distillation\n    hardnes: 1\n"
+    )
     message = refused(text)
     assert "line 4: training.learning_rate" in message
     assert "line 9: stages[0]: has the unknown key 'hardnes'" in message
