@@ -100,3 +100,21 @@ def test_a_plot_without_plotly_is_refused_before_anything_is_printed(
     plot = tmp_path / "plot.html"
     assert "secateur[report]" in refused("recipe", "check", "balanced", "--plot", plot).err
     assert not plot.exists()
+
+
+def test_compress_refuses_a_recipe_that_does_not_fit_the_data_before_it_begins(
+    refused: Run, classifier: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("secateur.training.trainer.load_classifier", begun)
+    path = tmp_path / "late.yaml"
+    path.write_text(
+        "name: late\ntraining: {epochs: 1, learning_rate: 0.1, batch_size: 16}\n"
+        "stages: [{type: pruning, sparsity: 0.5, start_epoch: 0, end_epoch: 30 steps}]\n"
+    )
+    arguments = ("compress", "--model", classifier, "--data", data, "--recipe", path)
+    outcome = refused(*arguments, "--out", tmp_path / "out")
+    assert "does not fit a run of 3 steps, which ends at epoch 1" in outcome.err
+    assert "30 steps lies after the end of the run, epoch 1" in outcome.err
