@@ -21,7 +21,7 @@ from secateur.recipe.schema import recipe_schema_text
 from secateur.recipe.timeline import Event, timeline
 from secateur.recipe.times import counts_steps
 
-__all__ = ["check", "list_recipes", "show_schema"]
+__all__ = ["check", "list_recipes", "print_time_line", "show_schema"]
 
 _FINE = 1000  # steps an epoch where the data are not known: times in epochs come out to a thousandth
 
@@ -46,26 +46,22 @@ def check(
         require_plotly()
     written = load_recipe(name)
     recipe = written if batch_size is None else _with_batch_size(written, batch_size)
-    in_steps = rows is not None
+    if rows is None and _counts_steps(recipe):
+        raise RecipeError(
+            f"The recipe {recipe.name!r} counts in steps, so only the size of the data tells when they "
+            "are: give --rows N, the number of training rows."
+        )
     if rows is None:
-        if _counts_steps(recipe):
-            raise RecipeError(
-                f"The recipe {recipe.name!r} counts in steps, so only the size of the data tells when they "
-                "are: give --rows N, the number of training rows."
-            )
-        steps_per_epoch = _FINE
+        plan = StepPlan.of(recipe, _FINE, math.ceil(recipe.training.epochs * _FINE))
     else:
         recipe = recipe.stretched(rows)
-        steps_per_epoch = -(-rows // recipe.training.batch_size)
-    # Rounded up as the Trainer does; numbers in YAML have few digits, so the last ones are noise.
-    total = math.ceil(round(recipe.training.epochs * steps_per_epoch, 6))
-    plan = StepPlan.of(recipe, steps_per_epoch, total)
-    events = timeline(plan)
+        plan = StepPlan.for_rows(recipe, rows)
+    in_steps = rows is not None
     if plot is not None:
         write_text(plot, plot_page(plan, in_steps))
-    if show_json(json_file, _as_json(plan, events, in_steps)):
+    if show_json(json_file, _as_json(plan, in_steps)):
         return
-    print_table(_title(plan, rows), _columns(in_steps), [_row(plan, event, in_steps) for event in events])
+    print_time_line(plan, rows)
     if recipe.training.epochs != written.training.epochs:
         note(
             f"{rows} rows are so few that the run is stretched from {written.training.epochs:g} to "
@@ -79,6 +75,18 @@ def check(
         )
     if plot is not None:
         output().print(f"Drawn in {plot}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_time_line(plan: StepPlan, rows: int | None) -> None:
+    """Prints what a recipe does, as a table.
+
+    Args:
+        plan: The recipe on the run.
+        rows: Training rows; None leaves out steps, which are not real then.
+    """
+    in_steps = rows is not None
+    columns = ("epochs", *(("steps",) if in_steps else ()), "what", "how", "from → to")
+    print_table(_title(plan, rows), columns, [_row(plan, event, in_steps) for event in timeline(plan)])
 
 
 def list_recipes(json_file: Path | None) -> None:
@@ -122,10 +130,6 @@ def _title(plan: StepPlan, rows: int | None) -> str:
     return run
 
 
-def _columns(in_steps: bool) -> tuple[str, ...]:
-    return ("epochs", *(("steps",) if in_steps else ()), "what", "how", "from → to")
-
-
 def _row(plan: StepPlan, event: Event, in_steps: bool) -> tuple[str, ...]:
     epochs = f"{_epoch(event.start, plan)} – {_epoch(event.end, plan)}"
     steps = (f"{event.start:,} – {event.end:,}",) if in_steps else ()
@@ -137,10 +141,10 @@ def _epoch(step: int, plan: StepPlan) -> str:
     return f"{step / plan.steps_per_epoch:.2f}".rstrip("0").rstrip(".")
 
 
-def _as_json(plan: StepPlan, events: list[Event], in_steps: bool) -> dict[str, object]:
+def _as_json(plan: StepPlan, in_steps: bool) -> dict[str, object]:
     """Returns the time line; steps are left out where the data are not known."""
     found = []
-    for event in events:
+    for event in timeline(plan):
         one: dict[str, object] = {"kind": event.kind, "what": event.what}
         one["epochs"] = [event.start / plan.steps_per_epoch, event.end / plan.steps_per_epoch]
         if in_steps:

@@ -12,6 +12,8 @@ from secateur.recipe.problems import Location, Problem
 
 __all__ = ["Document"]
 
+_MOST_PLACES = 10_000
+
 
 @dataclass(frozen=True)
 class Document:
@@ -73,7 +75,8 @@ def _walk(
     problems: list[Problem],
     above: frozenset[int],
 ) -> None:
-    if node is None or id(node) in above:  # an anchor may hold itself
+    # An anchor may hold itself, and a few of them can stand for millions of places.
+    if node is None or id(node) in above or len(lines) >= _MOST_PLACES:
         return
     above = above | {id(node)}
     lines.setdefault(place, node.start_mark.line + 1)

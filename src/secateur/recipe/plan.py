@@ -222,6 +222,21 @@ class StepPlan:
             found_sparsity,
         )
 
+    @classmethod
+    def for_rows(cls, recipe: Recipe, rows: int) -> StepPlan:
+        """Lays a recipe over the run that `compress` makes of it in one process.
+
+        Args:
+            recipe: The recipe, `stretched` already.
+            rows: Training rows, at least 1.
+
+        Raises:
+            RecipeError: See `of`.
+        """
+        training = recipe.training
+        steps_per_epoch = -(-rows // training.batch_size)
+        return cls.of(recipe, steps_per_epoch, math.ceil(training.epochs * steps_per_epoch))
+
     def at(self, step: int) -> StepState:
         """Returns what the recipe asks for once `step` optimizer steps are done.
 

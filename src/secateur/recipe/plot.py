@@ -135,17 +135,17 @@ def _draw_curve(
             line={
                 "color": _COLOURS[kind],
                 "width": 2,
-                "shape": "hv" if kind == "pruning" else "linear",
+                "shape": "hv" if stepwise else "linear",
                 "simplify": False,
             },
-            fill="tozeroy" if kind == "pruning" else "none",
+            fill="tozeroy" if stepwise else "none",
             fillcolor="rgba(11,110,79,0.10)",
             hovertemplate=f"{what} %{{y:{form}}}<br>epoch %{{x:.3f}}{step_text}<extra></extra>",
         ),
         row=row,
         col=1,
     )
-    if kind != "pruning":
+    if not stepwise:
         return
     for span in plan.pruning:
         figure.add_annotation(

@@ -117,9 +117,6 @@ class Recipe(Record):
 
         Args:
             rows: Training rows, at least 1.
-
-        Raises:
-            RecipeError: The longer recipe contradicts itself, because some of its times did not grow.
         """
         if self.training.epochs * -(-rows // self.training.batch_size) >= self.training.min_steps:
             return self
@@ -130,7 +127,7 @@ class Recipe(Record):
             for key in ("epochs", "start_epoch", "end_epoch", "freeze_epoch", "update_every"):
                 if record.get(key) is not None:
                     record[key] = stretched_time(record[key], factor)
-        return Recipe.from_values(values, f"The recipe {self.name!r}, stretched to {rows} rows")
+        return Recipe.model_validate(values)
 
     def to_yaml(self) -> str:
         """Returns the recipe as YAML, every default spelled out."""

@@ -22,12 +22,27 @@ def recipe_schema() -> dict[str, Any]:
     records: list[type[Record]] = [TrainingSettings, SmallData, *STAGE_TYPES.values()]
     for record in records:
         _describe_(schema["$defs"][record.__name__], record)
-    return schema
+    return dict(_plain(schema))
 
 
 def recipe_schema_text() -> str:
     """Returns the JSON Schema as text, keys in a fixed order."""
     return json.dumps(recipe_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _plain(schema: Any) -> Any:
+    """Evens out what versions of pydantic write differently: choices within choices, constants as lists."""
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: _plain(value) for key, value in schema.items()}
+    if isinstance(plain.get("anyOf"), list):
+        choices = (one["anyOf"] if set(one) == {"anyOf"} else [one] for one in plain["anyOf"])
+        plain["anyOf"] = [choice for group in choices for choice in group]
+    if "const" in plain:
+        plain.pop("enum", None)
+    return plain
 
 
 def _describe_(schema: dict[str, Any], record: type[Record]) -> None:

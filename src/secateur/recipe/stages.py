@@ -47,6 +47,16 @@ _Duration = Annotated[Time, AfterValidator(_some)]
 _Group = Annotated[str, AfterValidator(_group), Field(json_schema_extra={"pattern": f"^({_GROUP.pattern})$"})]
 
 
+def _any(groups: tuple[str, ...]) -> tuple[str, ...]:
+    if not groups:
+        raise ValueError("names no group")
+    return groups
+
+
+# Not Field(min_length=1): pydantic counts only the names that are right, and would complain twice.
+_Groups = Annotated[tuple[_Group, ...], AfterValidator(_any), Field(json_schema_extra={"minItems": 1})]
+
+
 class Record(BaseModel):
     """What all records share: unknown keys are errors, values do not change."""
 
@@ -182,7 +192,7 @@ class FreezingStage(_Stage):
     """
 
     type: Literal["freezing"]
-    groups: Annotated[tuple[_Group, ...], Field(min_length=1)]
+    groups: _Groups
     start_epoch: Time = 0.0
     end_epoch: Time | None = None
 
@@ -211,7 +221,7 @@ class LearningRateStage(_Stage):
     cycles: Annotated[int, Field(ge=1)] = 1
     peak: Annotated[float, Field(gt=0.0)] = 1.0
     final: Fraction = 0.0
-    rewind: Annotated[float, Field(gt=0.0)] = 1.0
+    rewind: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     start_epoch: Time = 0.0
     end_epoch: Time | None = None

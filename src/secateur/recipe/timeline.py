@@ -133,6 +133,6 @@ def _percent(fraction: float) -> str:
 
 def _updates(span: PruningSpan) -> str:
     stage = span.stage
-    count = sum(span.updates_at(step) for step in range(span.start, span.end + 1))
+    count = 1 - (span.start - span.end) // span.update_every  # rounded up
     every = stage.update_every if isinstance(stage.update_every, str) else f"{stage.update_every:.4g} epochs"
     return f"{stage.pattern} by {stage.method}, {stage.schedule}, {count} updates, one every {shown(every)}"

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator
 
 __all__ = ["Clock", "Time", "counts_steps", "shown", "stretched_time"]
 
@@ -27,6 +27,8 @@ def _read(value: Any) -> float | str:
     if match is None:
         raise wrong
     number, unit = float(match[1]), match[2] or "epochs"
+    if not math.isfinite(number):
+        raise wrong
     if unit.startswith("epoch"):
         return number
     if unit == "%":
@@ -38,18 +40,15 @@ def _read(value: Any) -> float | str:
     return f"{int(number)} steps"
 
 
-Time = Annotated[
-    float | str,
-    BeforeValidator(_read),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": r"^\s*[0-9.]+([eE][+-]?[0-9]+)?\s*(epochs?|steps?|%)?\s*$"},
-            ]
-        }
-    ),
-]
+class _TimeSchema:
+    """Says in JSON Schema what `_read` takes; anew for each key, because pydantic writes defaults into it."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        word = r"^\s*[0-9.]+([eE][+-]?[0-9]+)?\s*(epochs?|steps?|%)?\s*$"
+        return {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": word}]}
+
+
+Time = Annotated[float | str, BeforeValidator(_read), _TimeSchema()]
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,13 @@ def steer_(scheduler: Any, plan: StepPlan) -> None:
         plan: The recipe on the run.
 
     Raises:
-        RecipeError: The scheduler is none that counts steps, for example one that looks at the loss.
+        RecipeError: The scheduler is no function of the step alone, for example one that looks at the loss.
     """
     inner = getattr(scheduler, "scheduler", scheduler)  # accelerate may have wrapped it
     if not isinstance(inner, LambdaLR):
         raise RecipeError(
-            f"The recipe steers the learning rate, but the Trainer has a {type(inner).__name__}, which does "
-            "not go by steps: set lr_scheduler_type to linear, cosine or constant_with_warmup."
+            f"The recipe steers the learning rate, which needs a LambdaLR, but the Trainer has a "
+            f"{type(inner).__name__}: set lr_scheduler_type to linear, cosine or constant_with_warmup."
         )
     inner.lr_lambdas = [_steered(own, plan) for own in inner.lr_lambdas]
     rates = [

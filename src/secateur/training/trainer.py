@@ -19,6 +19,7 @@ from secateur.data import Splits, load_splits
 from secateur.errors import DataError, UnsupportedError
 from secateur.export.checkpoint import export_checkpoint
 from secateur.modeling.structure import find_projections
+from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
 from secateur.training.arguments import quiet_transformers, training_arguments
@@ -95,6 +96,8 @@ def compress(
     resolved = load_recipe(recipe if isinstance(recipe, Recipe) else os.fspath(recipe))
     check_target(out)
     splits = data if isinstance(data, Splits) else load_splits(data)
+    if splits.train:  # a recipe that does not fit is refused now, not after minutes of fine-tuning
+        StepPlan.for_rows(resolved.stretched(len(splits.train)), len(splits.train))
     metrics: dict[str, Any] = {"seed": seed}
     with tempfile.TemporaryDirectory() as work:
         folder = Path(model)
