@@ -3,8 +3,8 @@
     python examples/plain_loop.py demo/dense assistant_intents my-compressed
     torchrun --nproc-per-node 2 examples/plain_loop.py demo/dense assistant_intents my-compressed
 
-accelerate puts the model on its device and deals the rows to several processes. With the same seed and settings
-the weights are those that `secateur compress` and a Trainer give.
+accelerate puts the model on its device and deals the rows to several processes. With the same seed and
+settings the weights are those that `secateur compress` and a Trainer give.
 """
 
 from __future__ import annotations

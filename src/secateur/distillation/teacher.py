@@ -141,8 +141,8 @@ class StudentHook:
         teacher_logits = self._teacher_logits(args, kwargs, precomputed, logits.device)
         if teacher_logits.numel() != logits.numel() or teacher_logits.shape[-1] != logits.shape[-1]:
             raise DataError(
-                f"The teacher gives logits {tuple(teacher_logits.shape)} for a batch in which the student gives "
-                f"{tuple(output.logits.shape)}: both must know the same labels."
+                f"The teacher gives logits {tuple(teacher_logits.shape)} for a batch in which the student "
+                f"gives {tuple(output.logits.shape)}: both must know the same labels."
             )
         teacher_logits = teacher_logits.reshape(logits.shape)
         output.loss = distillation_loss(

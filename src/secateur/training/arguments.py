@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -26,8 +26,9 @@ def training_arguments(
     weight_decay: float,
     seed: int,
     schedule: str = "linear",
+    saving: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
-    """Returns arguments for a run that saves and logs nothing on the way.
+    """Returns arguments for a run that logs nothing on the way.
 
     Args:
         output_dir: Working folder of the Trainer.
@@ -38,6 +39,7 @@ def training_arguments(
         weight_decay: AdamW's, not on biases and norms.
         seed: Seeds weights, dropout and the order of the rows.
         schedule: Name of transformers' learning rate schedule.
+        saving: Arguments that say when to save; None saves nothing.
     """
     known = {field.name for field in fields(TrainingArguments)}
     values: dict[str, Any] = {
@@ -49,7 +51,7 @@ def training_arguments(
         "per_device_train_batch_size": batch_size,
         "optim": "adamw_torch_fused",
         "seed": seed,
-        "save_strategy": "no",
+        **({"save_strategy": "no"} if saving is None else saving),
         "logging_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

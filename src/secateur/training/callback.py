@@ -91,7 +91,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     def attach_(self, model: nn.Module, *, steps_per_epoch: int, total_steps: int) -> None:
         """Attaches everything to a model that a loop of your own will train.
 
-        The learning rate is the loop's: `learning_rate_scheduler(optimizer, callback.plan)` follows the recipe.
+        The learning rate is the loop's; `learning_rate_scheduler(optimizer, callback.plan)` follows the
+        recipe.
         Call `attach_` before the optimizer is made and before the model is wrapped for several processes.
 
         Args:
@@ -182,7 +183,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     # --- the stock Trainer ----------------------------------------
 
     def connect_(self, trainer: Any) -> None:
-        """Ties the callback closer to a Trainer that has it; a line of its own, right after the Trainer is made.
+        """Ties the callback closer to a Trainer that has it: a line right after the Trainer is made.
 
         Reporters such as TensorBoard then see `sparsity` and `quantized` beside the loss (they come before a
         user's callbacks otherwise), what a method itself learns gets its own groups in the optimizer, and
@@ -294,6 +295,12 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         """
         self.finish_(state.global_step)
 
+    def take_ended_(self, args: Any, state: Any, *, model: Any, train_dataloader: Any) -> None:
+        """Takes up a run that has ended, its weights loaded already, as `compress` does when it resumes."""
+        self._begin_(-(-len(train_dataloader) // args.gradient_accumulation_steps), state.max_steps, False)
+        self.resume_(state.global_step)
+        self.finish_(state.global_step)
+
     # --- inside ----------------------------------------
 
     def _attach_to_(self, model: Any) -> None:
@@ -374,8 +381,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             members = {id(parameter) for parameter in group["params"]}
             if members & own and members - own:
                 raise RecipeError(
-                    f"The recipe {self.recipe.name!r} has a pruning method that learns parameters with a "
-                    "learning rate of their own: call callback.connect_(trainer) right after the Trainer is made."
+                    f"The recipe {self.recipe.name!r} has a method that learns parameters with a learning rate "
+                    "of their own: call callback.connect_(trainer) right after the Trainer is made."
                 )
 
 

@@ -62,8 +62,8 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
         return
     if own.vocab_size != other.vocab_size:
         raise RecipeError(
-            f"The teacher has a vocabulary of {own.vocab_size} tokens, the student one of {other.vocab_size}: "
-            "the same ids would mean other words; give a teacher with the student's tokenizer."
+            f"The teacher has a vocabulary of {own.vocab_size} tokens, the student one of "
+            f"{other.vocab_size}: the same ids would mean other words; give one with the student's tokenizer."
         )
     if own.num_labels != other.num_labels or own.id2label != other.id2label:
         differ = next((i for i in sorted(other.id2label) if own.id2label.get(i) != other.id2label[i]), None)
@@ -151,8 +151,8 @@ def check_checkpoint(
         return
     if optimizer is not None and not optimizer.state and "momentum" not in optimizer.defaults:
         raise RecipeError(
-            f"The checkpoint of step {state.global_step} lacks the optimizer's state, with which the run would "
-            "end elsewhere: save without save_only_model, and start anew."
+            f"The checkpoint of step {state.global_step} lacks the optimizer's state, without which the run "
+            "would end elsewhere: save without save_only_model, and start anew."
         )
     noted = (state.stateful_callbacks or {}).get(_KEY, {}).get("attributes")
     if noted is None:
@@ -166,8 +166,8 @@ def check_checkpoint(
         name = differ[0]
         shown = "" if name == "recipe" else f", {noted.get(name)} then and {now[name]} now"
         raise RecipeError(
-            f"The checkpoint of step {state.global_step} belongs to a run with another {name.replace('_', ' ')}"
-            f"{shown}: resume with what it was started with, or start anew."
+            f"The checkpoint of step {state.global_step} belongs to a run with another "
+            f"{name.replace('_', ' ')}{shown}: resume with what it was started with, or start anew."
         )
 
 
@@ -185,9 +185,19 @@ def seed_length_groups_(train_dataloader: Any, seed: int) -> None:
     for owner in (batches, getattr(batches, "batch_sampler", None)):
         sampler = getattr(owner, "sampler", None)
         if isinstance(sampler, LengthGroupedSampler) and sampler.generator is None:
-            generator = torch.Generator()
-            sampler.generator = generator
-            sampler.set_epoch = lambda epoch: generator.manual_seed(seed + epoch)
+            sampler.generator = torch.Generator()
+            sampler.set_epoch = _Reseeding(sampler.generator, seed)
+
+
+class _Reseeding:
+    """What accelerate calls before every epoch."""
+
+    def __init__(self, generator: torch.Generator, seed: int) -> None:
+        self._generator = generator
+        self._seed = seed
+
+    def __call__(self, epoch: int) -> None:
+        self._generator.manual_seed(self._seed + epoch)
 
 
 def _described(recipe: Recipe, steps_per_epoch: int, state: Any) -> dict[str, Any]:
