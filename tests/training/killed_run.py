@@ -2,9 +2,9 @@
 
     python killed_run.py MODEL OUT MOMENT COUNT [--resume]
 
-`step`: before the COUNT-th optimizer step. `pruning`: in the COUNT-th choice of masks, when half of them are
-written. `save`: in the COUNT-th file that a checkpoint writes with torch.save, half written. `weights`: in the
-COUNT-th weight file. `export`: when the run is done. `interrupt` sends SIGINT in the COUNT-th step instead,
+`step`: before the COUNT-th optimizer step. `pruning`: in the COUNT-th choice of masks, when half of them
+are written. `save`: in the COUNT-th file that a checkpoint writes with torch.save, half written. `weights`:
+in the COUNT-th weight file. `export`: when the run is done. `interrupt` sends SIGINT in the COUNT-th step,
 `disk` lets no file grow past 60 kB from the COUNT-th step on, as a full disk does, `never` does nothing.
 """
 
@@ -16,7 +16,6 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
-
 
 import torch
 import transformers.modeling_utils

@@ -118,8 +118,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(
     assert (tmp_path / "out.run" / "compression" / "checkpoint-7").is_dir()
     with pytest.raises(RecipeError, match="holds an unfinished run: resume it"):
         resumed(classifier_folder, out, resume=False)
+    other = recipe({"type": "distillation"}, epochs=1)
     with pytest.raises(RecipeError, match="was started with other recipe, seed"):
-        other = recipe({"type": "distillation"}, epochs=1)
         compress(classifier_folder, SPLITS, other, out, seed=8, resume=True, progress=False)
     assert resumed(classifier_folder, out) == expected
 

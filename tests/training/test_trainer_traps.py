@@ -32,7 +32,7 @@ def equal_states(first: nn.Module, second: nn.Module) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-# --- gradient accumulation, checkpointing, autocast -----------------------------------------------------------
+# --- gradient accumulation, checkpointing, autocast ----------------------------------------
 
 
 def recompute_(model: Any, *, reentrant: bool) -> None:
@@ -302,7 +302,7 @@ def test_one_process_with_several_gpus_is_refused() -> None:
 def test_a_teacher_that_cannot_speak_to_the_student_is_refused(tmp_path: Path) -> None:
     other = tiny_model(1)
     other.config.id2label = {0: "a", 1: "b", 2: "c"}
-    with pytest.raises(RecipeError, match="another order .*label 0 is 'LABEL_0' to the student"):
+    with pytest.raises(RecipeError, match=r"another order .*label 0 is 'LABEL_0' to the student"):
         trainer(tmp_path, tiny_model(), CompressionCallback(recipe(DISTILLATION), other))
     other = tiny_model(1, vocab_size=40)
     with pytest.raises(RecipeError, match="vocabulary of 40 tokens, the student one of 32"):

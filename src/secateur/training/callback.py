@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from transformers import TrainerCallback
 
 from secateur.distillation.teacher import StudentHook
@@ -33,6 +33,8 @@ from secateur.training.conditions import (
     check_checkpoint,
     check_teacher,
     note_run,
+    processes,
+    require_equal_masks,
     seed_length_groups_,
 )
 from secateur.training.freezing import Freezer
@@ -105,7 +107,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             UnsupportedError: The model's family is not supported.
         """
         self._attach_to_(model)
-        self._begin_(steps_per_epoch, total_steps, _processes() > 1)
+        self._begin_(steps_per_epoch, total_steps, processes() > 1)
         self._advance(0)
 
     @property
@@ -355,7 +357,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         if now.update is not None and not resumed:
             self.pruner = self._pruners[now.update.position]
             self.pruner.step_(now.sparsity)
-            _require_equal_masks(self.pruner)
+            require_equal_masks(self.pruner)
         self._quantize_next = now.quantizing
         if step == self.plan.freeze_step and not resumed:
             freeze_observers_(self._model)
@@ -381,27 +383,6 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             members = {id(parameter) for parameter in group["params"]}
             if members & own and members - own:
                 raise RecipeError(
-                    f"The recipe {self.recipe.name!r} has a method that learns parameters with a learning rate "
-                    "of their own: call callback.connect_(trainer) right after the Trainer is made."
+                    f"The recipe {self.recipe.name!r} has a method that learns at a rate of its own: "
+                    "call callback.connect_(trainer) right after the Trainer is made."
                 )
-
-
-def _processes() -> int:
-    """Returns how many processes train together."""
-    if distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_world_size())
-    return 1
-
-
-def _require_equal_masks(pruner: Pruner) -> None:
-    """Raises StructureError where processes that train together chose different masks."""
-    if _processes() == 1:
-        return
-    own = pruner.fingerprint()
-    extremes = torch.stack((own, -own))
-    distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
-    if not torch.equal(extremes[0], -extremes[1]):
-        raise StructureError(
-            "The processes chose different masks, so their weights have drifted apart: start them from the "
-            "same model, and let DistributedDataParallel (the Trainer, accelerate) average the gradients."
-        )

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from secateur.errors import RecipeError
+from secateur.errors import RecipeError, StructureError
 from secateur.recipe.recipe import Recipe
+from secateur.sparsity import Pruner
 
 __all__ = [
     "check_arguments",
@@ -20,6 +21,8 @@ __all__ = [
     "is_whole",
     "last_checkpoint",
     "note_run",
+    "processes",
+    "require_equal_masks",
     "seed_length_groups_",
 ]
 
@@ -187,6 +190,27 @@ def seed_length_groups_(train_dataloader: Any, seed: int) -> None:
         if isinstance(sampler, LengthGroupedSampler) and sampler.generator is None:
             sampler.generator = torch.Generator()
             sampler.set_epoch = _Reseeding(sampler.generator, seed)
+
+
+def processes() -> int:
+    """Returns how many processes train together."""
+    if distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_world_size())
+    return 1
+
+
+def require_equal_masks(pruner: Pruner) -> None:
+    """Raises StructureError where processes that train together chose different masks."""
+    if processes() == 1:
+        return
+    own = pruner.fingerprint()
+    extremes = torch.stack((own, -own))
+    distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
+    if not torch.equal(extremes[0], -extremes[1]):
+        raise StructureError(
+            "The processes chose different masks, so their weights have drifted apart: start them from the "
+            "same model, and let DistributedDataParallel (the Trainer, accelerate) average the gradients."
+        )
 
 
 class _Reseeding:
