@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.commands.recipe_app import recipe_app
 from secateur.errors import DataError, SecateurError
 
 __all__ = ["app", "main"]
@@ -115,12 +116,18 @@ def compress(
         typer.Option(metavar="FOLDER", help="Keep the dense model, if it is fine-tuned on the way."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
+    save_every: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="How often the unfinished run is saved, in OUT.run.")
+    ] = 500,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.run.")] = False,
     threads: Threads = None,
 ) -> None:
     """Prune, distil and quantize a model on your data; write a checkpoint for the engine."""
     from secateur.commands.compress import Request, run
 
-    request = Request(model, data, out, task.value, recipe, teacher, dense_out, seed, threads)
+    request = Request(
+        model, data, out, task.value, recipe, teacher, dense_out, seed, threads, save_every, resume
+    )
     run(request, text_column, label_column)
 
 
@@ -281,6 +288,9 @@ def doctor(json_file: JsonFile = None) -> None:
     from secateur.commands.doctor import run
 
     run(json_file)
+
+
+app.add_typer(recipe_app, name="recipe")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

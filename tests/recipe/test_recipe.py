@@ -74,17 +74,21 @@ def test_a_file_is_read_and_numbers_without_a_point_are_numbers(tmp_path: Path) 
         ("type: pruning", "type: prune", "stages[0]: has the unknown type 'prune' (did you mean 'pruning'?)"),
         ("type: pruning, ", "", "stages[0]: lacks the key 'type'"),
         ("0.8", "80", "stages[0].sparsity: input should be less than 1, but is 80"),
-        ("end_epoch: 2", "end_epoch: 0", "stages[0]: end_epoch 0 must be later than start_epoch 0"),
-        ("freeze_epoch: 3.5", "freeze_epoch: 5", "stages[1].freeze_epoch 5 lies after the end of the run"),
+        ("end_epoch: 2", "end_epoch: 0", "line 5: stages[0].end_epoch: 0 must be later than start_epoch 0"),
         (
-            "type: quantization, start_epoch: 3, freeze_epoch: 3.5",
-            "type: pruning, sparsity: 0.5, start_epoch: 0, end_epoch: 1",
-            "several stages of the type pruning",
+            "freeze_epoch: 3.5",
+            "freeze_epoch: 5",
+            "line 6: stages[1].freeze_epoch: 5 lies after the end of the run, epoch 4",
+        ),
+        (
+            "stages:",
+            "stages:\n  - {type: quantization, start_epoch: 1, freeze_epoch: 2}",
+            "line 7: stages[2]: is one of several stages of the type quantization",
         ),
         (
             "stages:",
             "stages:\n  - {type: distillation, hardness: 0.9, augmentation: 0.5}",
-            "stages[0]: augmentation needs hardness 1",
+            "line 5: stages[0].augmentation: needs hardness 1",
         ),
         ("1e-4", "fast", "training.learning_rate: input should be a valid number"),
     ],
@@ -149,14 +153,14 @@ def test_small_data_may_have_their_own_batches_and_length() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("end_epoch: 0", "end_epoch 0 must be later than start_epoch"),
-        ("end_epoch: 9", "end_epoch 9 lies after the end of the run"),
+        ("end_epoch: 0", "with it, stages[0].end_epoch: 0 must be later than start_epoch"),
+        ("end_epoch: 9", "with it, stages[0].end_epoch: 9 lies after the end of the run"),
     ],
 )
 def test_small_data_that_make_no_sense_are_refused_at_once(change: str, message: str) -> None:
     text = TEXT.replace("stages:", f"small_data: {{{change}}}\nstages:")
     found = refused(text)
-    assert "with small_data: " in found
+    assert "line 4: small_data: " in found
     assert message in found
 
 

@@ -7,63 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import tiny_config, tiny_rows, tiny_tokenizer
-from transformers import BertForSequenceClassification, Trainer, TrainingArguments
+from tiny_training import DISTILLATION, PRUNING, QUANTIZATION, recipe, rows, tiny_model, trainer
+from transformers import BertForSequenceClassification
 
 from secateur.errors import DataError, RecipeError, UnsupportedError
 from secateur.modeling import find_projections
 from secateur.quantization import find_quantizers
-from secateur.recipe import Recipe
 from secateur.sparsity import sparsity_of
 from secateur.training import CompressionCallback
-from secateur.training.encoding import EncodedRows, Padder, encode_rows
-
-LABELS = ["music", "travel", "weather"]
-PRUNING = {"type": "pruning", "sparsity": 0.75, "start_epoch": 0, "end_epoch": 1, "update_every": 0.25}
-DISTILLATION = {"type": "distillation", "hardness": 0.9, "temperature": 2.0}
-QUANTIZATION = {"type": "quantization", "start_epoch": 1, "freeze_epoch": 1.75}
-
-
-def recipe(*stages: dict[str, Any], **training: Any) -> Recipe:
-    settings = {"epochs": 2, "learning_rate": 1e-3, **training}
-    return Recipe.model_validate({"name": "test", "training": settings, "stages": stages})
-
-
-def tiny_model(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
-    torch.manual_seed(seed)
-    return BertForSequenceClassification(tiny_config(num_labels=3, **changes))
-
-
-def rows(count: int = 32) -> EncodedRows:
-    return encode_rows(tiny_tokenizer(), tiny_rows(count, 0), LABELS, 24)
-
-
-def trainer(
-    folder: Path,
-    model: BertForSequenceClassification | None,
-    callback: CompressionCallback | None,
-    train: EncodedRows | None = None,
-    **arguments: Any,
-) -> Trainer:
-    settings: dict[str, Any] = {
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "remove_unused_columns": False,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-    }
-    return Trainer(
-        model=model,
-        args=TrainingArguments(output_dir=str(folder), **(settings | arguments)),
-        data_collator=Padder(0),
-        train_dataset=train or rows(),
-        callbacks=[] if callback is None else [callback],
-    )
 
 
 def linears(model: BertForSequenceClassification) -> list[torch.nn.Linear]:
@@ -92,7 +43,7 @@ def test_every_stage_comes_at_its_step(tmp_path: Path) -> None:
     trainer(tmp_path, model, watcher).train()
     sparsities, enabled, frozen = zip(*watcher.seen, strict=True)
     assert list(sparsities) == [0.43, 0.66, 0.74, 0.75, 0.75, 0.75, 0.75, 0.75]
-    assert list(enabled) == [False] * 3 + [True] * 5
+    assert list(enabled) == [False] * 4 + [True] * 4  # with the first batch of the step after
     assert list(frozen) == [False] * 6 + [True] * 2
 
 
@@ -198,7 +149,7 @@ def test_a_loss_function_that_takes_the_labels_away_is_refused(tmp_path: Path) -
 
 def test_a_run_shorter_than_the_recipe_is_refused(tmp_path: Path) -> None:
     callback = CompressionCallback(recipe(PRUNING, QUANTIZATION))
-    with pytest.raises(RecipeError, match=r"goes on until epoch 1\.75, but the Trainer stops at 1"):
+    with pytest.raises(RecipeError, match=r"freeze_epoch: 1\.75 lies after the end of the run, epoch 1"):
         trainer(tmp_path, tiny_model(), callback, num_train_epochs=1).train()
 
 

@@ -1,13 +1,25 @@
-"""Tiny tokenizer, config and rows for tests that train."""
+"""Tiny tokenizer, config, rows, recipes and Trainers for tests that train."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 
 from secateur.data import Row
+from secateur.recipe import Recipe
+from secateur.training import CompressionCallback
+from secateur.training.encoding import EncodedRows, Padder, encode_rows
 
 WORDS = {
     "weather": ["rain", "sun", "snow", "cold", "warm"],
@@ -59,3 +71,53 @@ def tiny_rows(count: int, seed: int) -> list[Row]:
         rng.shuffle(words)
         rows.append(Row(" ".join(words), label))
     return rows
+
+
+LABELS = ["music", "travel", "weather"]
+PRUNING = {"type": "pruning", "sparsity": 0.75, "start_epoch": 0, "end_epoch": 1, "update_every": 0.25}
+DISTILLATION = {"type": "distillation", "hardness": 0.9, "temperature": 2.0}
+QUANTIZATION = {"type": "quantization", "start_epoch": 1, "freeze_epoch": 1.75}
+
+
+def recipe(*stages: dict[str, Any], **training: Any) -> Recipe:
+    settings = {"epochs": 2, "learning_rate": 1e-3, **training}
+    return Recipe.model_validate({"name": "test", "training": settings, "stages": stages})
+
+
+def tiny_model(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(tiny_config(num_labels=3, **changes))
+
+
+def rows(count: int = 32) -> EncodedRows:
+    return encode_rows(tiny_tokenizer(), tiny_rows(count, 0), LABELS, 24)
+
+
+def trainer(
+    folder: Path,
+    model: BertForSequenceClassification | None,
+    callback: CompressionCallback | None,
+    train: EncodedRows | None = None,
+    others: tuple[Any, ...] = (),
+    **arguments: Any,
+) -> Trainer:
+    settings: dict[str, Any] = {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return Trainer(
+        model=model,
+        args=TrainingArguments(output_dir=str(folder), **(settings | arguments)),
+        data_collator=Padder(0),
+        train_dataset=train or rows(),
+        eval_dataset=rows(8),
+        callbacks=[*([] if callback is None else [callback]), *others],
+    )

@@ -27,6 +27,8 @@ class Request:
     dense_out: Path | None
     seed: int
     threads: int | None
+    save_every: int = 500
+    resume: bool = False
 
 
 def run(request: Request, text: str | None, label: str | None) -> None:
@@ -53,16 +55,23 @@ def run(request: Request, text: str | None, label: str | None) -> None:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     note(splits.describe())
-    done = compress(
-        request.model,
-        splits,
-        request.recipe,
-        request.out,
-        task=request.task,
-        teacher=request.teacher,
-        dense_out=request.dense_out,
-        seed=request.seed,
-    )
+    try:
+        done = compress(
+            request.model,
+            splits,
+            request.recipe,
+            request.out,
+            task=request.task,
+            teacher=request.teacher,
+            dense_out=request.dense_out,
+            seed=request.seed,
+            save_every=request.save_every,
+            resume=request.resume,
+        )
+    except KeyboardInterrupt as error:
+        if str(error):
+            note(str(error))
+        raise
     _print(done.metrics, done.folder)
     output().print(f"Try next: secateur predict {request.out} 'some text'", markup=False, soft_wrap=True)
 

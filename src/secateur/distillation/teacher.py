@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from secateur.modeling.structure import find_blocks
 __all__ = ["TEACHER_LOGITS", "StudentHook"]
 
 TEACHER_LOGITS = "teacher_logits"
+_COUNT = "num_items_in_batch"
 _IGNORED_LABEL = -100
 
 
@@ -43,6 +45,8 @@ class StudentHook:
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self._handles: list[Any] = []
         self._precomputed: Tensor | None = None
+        self._count: Tensor | int | None = None
+        self._takes_count = True
         self._student_states = _States()
         self._teacher_states = _States()
 
@@ -54,6 +58,10 @@ class StudentHook:
         """
         if self._handles:
             raise StructureError("The hook hangs on a student already: detach_() it first.")
+        parameters = inspect.signature(student.forward).parameters
+        self._takes_count = _COUNT in parameters or any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+        )
         self._handles = [
             student.register_forward_pre_hook(self._before, with_kwargs=True),
             student.register_forward_hook(self._after, with_kwargs=True),
@@ -75,6 +83,16 @@ class StudentHook:
                     f"of width {shapes[0][1]}, the teacher {shapes[1][0]} of width {shapes[1][1]}."
                 )
 
+    def follow_(self, hardness: float, temperature: float, hidden: float) -> None:
+        """Changes the weights of the losses from the next forward on.
+
+        Args:
+            hardness: As in the class; 0 leaves the teacher unasked.
+            temperature: As in the class.
+            hidden: As in the class; above 0 only where it was when the hook was attached.
+        """
+        self.hardness, self.temperature, self.hidden = hardness, temperature, hidden
+
     def detach_(self) -> None:
         """Takes the hook off."""
         for handle in self._handles:
@@ -83,8 +101,10 @@ class StudentHook:
 
     def _before(self, student: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._precomputed = kwargs.get(TEACHER_LOGITS)
+        self._count = kwargs.get(_COUNT)
         self._student_states.clear()
-        return args, {name: value for name, value in kwargs.items() if name != TEACHER_LOGITS}
+        ours = {TEACHER_LOGITS} if self._takes_count else {TEACHER_LOGITS, _COUNT}
+        return args, {name: value for name, value in kwargs.items() if name not in ours}
 
     def _after(self, student: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         precomputed, self._precomputed = self._precomputed, None
@@ -106,7 +126,7 @@ class StudentHook:
         logits = logits.reshape(-1, logits.shape[-1])
         targets = labels.reshape(-1)
         kept = targets != _IGNORED_LABEL
-        given = kwargs.get("num_items_in_batch")
+        given, self._count = self._count, None
         count: Tensor | int = int(kept.sum()) if given is None else given
         labels_loss: Tensor | float = 0.0
         if self.hardness < 1.0:
@@ -118,7 +138,13 @@ class StudentHook:
             output.loss = labels_loss
             return output
         self._teacher_states.clear()
-        teacher_logits = self._teacher_logits(args, kwargs, precomputed).reshape(-1, logits.shape[-1])
+        teacher_logits = self._teacher_logits(args, kwargs, precomputed, logits.device)
+        if teacher_logits.numel() != logits.numel() or teacher_logits.shape[-1] != logits.shape[-1]:
+            raise DataError(
+                f"The teacher gives logits {tuple(teacher_logits.shape)} for a batch in which the student "
+                f"gives {tuple(output.logits.shape)}: both must know the same labels."
+            )
+        teacher_logits = teacher_logits.reshape(logits.shape)
         output.loss = distillation_loss(
             logits[kept], teacher_logits[kept], labels_loss, self.hardness, self.temperature, count
         )
@@ -128,7 +154,9 @@ class StudentHook:
             )
         return output
 
-    def _teacher_logits(self, args: Any, kwargs: dict[str, Any], precomputed: Tensor | None) -> Tensor:
+    def _teacher_logits(
+        self, args: Any, kwargs: dict[str, Any], precomputed: Tensor | None, device: torch.device
+    ) -> Tensor:
         if precomputed is not None and self.hidden == 0.0:
             return precomputed
         if self.teacher is None:
@@ -136,9 +164,9 @@ class StudentHook:
                 "The recipe distils, but there is no teacher: give CompressionCallback a teacher, or the "
                 f"batches a column {TEACHER_LOGITS!r}."
             )
-        inputs = {
-            name: value for name, value in kwargs.items() if name not in ("labels", "num_items_in_batch")
-        }
+        inputs = {name: value for name, value in kwargs.items() if name not in ("labels", _COUNT)}
+        if next(self.teacher.parameters()).device != device:
+            self.teacher.to(device)  # the Trainer moves the student only
         with torch.no_grad():
             logits: Tensor = self.teacher(*args, **inputs).logits
         return logits
@@ -164,4 +192,6 @@ class _States:
         self._states = []
 
     def _catch(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # gradient checkpointing runs the layer a second time
         self._states.append(output)

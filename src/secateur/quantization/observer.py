@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from secateur.affine import S8_MAX, S8_MIN, U8_MAX, U8_MIN
 from secateur.errors import SecateurError
@@ -27,6 +27,8 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         averaging: Weight of the newest batch; 0 keeps the extremes.
         enabled: False lets the float model run as if nothing were attached.
         observing: True lets ranges move in eval mode too (calibration).
+        shared: True takes the extremes over all processes of torch.distributed, as one process with all
+            their rows would; every process must then run the same number of forward passes.
         low: [] float32.
         high: [] float32.
         scale: [] float32, follows from the range.
@@ -49,6 +51,7 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         self.averaging = averaging
         self.enabled = True
         self.observing = False
+        self.shared = False
         self.register_buffer("low", torch.zeros((), dtype=torch.float32))
         self.register_buffer("high", torch.zeros((), dtype=torch.float32))
         self.register_buffer("scale", torch.ones((), dtype=torch.float32))
@@ -73,7 +76,7 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         Raises:
             SecateurError: If no batch was ever seen, or `x` holds NaN or infinity.
         """
-        if (self.training or self.observing) and not self._is_frozen:
+        if (self.training or self.observing) and not self._is_frozen and not _is_recomputing():
             self._observe(x.detach())
         scale, zero_point = self.qparams()
         limits = (S8_MIN, S8_MAX) if self.symmetric else (U8_MIN, U8_MAX)
@@ -122,6 +125,10 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
 
     def _observe(self, x: Tensor) -> None:
         low, high = x.amin().float(), x.amax().float()
+        if self.shared:
+            extremes = torch.stack((-low, high))
+            distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
+            low, high = -extremes[0], extremes[1]
         if self._seen == 0:
             self.low.copy_(low)
             self.high.copy_(high)
@@ -155,3 +162,12 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._seen = int(self.batches)
         self._is_frozen = bool(self.frozen)
+
+
+def _is_recomputing() -> bool:
+    """Says whether this forward pass runs inside a backward pass, for the second time on the same batch.
+
+    Gradient checkpointing does that. The range has moved by this batch already, and must stand as it stood
+    when the batch passed first.
+    """
+    return bool(torch._C._current_graph_task_id() != -1)

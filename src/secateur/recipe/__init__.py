@@ -3,6 +3,8 @@
 from secateur.recipe.recipe import (
     BUILTIN_RECIPES,
     DistillationStage,
+    FreezingStage,
+    LearningRateStage,
     PruningStage,
     QuantizationStage,
     Recipe,
@@ -13,6 +15,8 @@ from secateur.recipe.recipe import (
 __all__ = [
     "BUILTIN_RECIPES",
     "DistillationStage",
+    "FreezingStage",
+    "LearningRateStage",
     "PruningStage",
     "QuantizationStage",
     "Recipe",

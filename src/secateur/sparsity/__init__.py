@@ -1,10 +1,10 @@
 """Masks, schedules and pruning methods."""
 
+from secateur.schedule import cubic_sparsity, linear_sparsity, scheduled_sparsity
 from secateur.sparsity.lamp import LampPruner
 from secateur.sparsity.magnitude import MagnitudePruner
 from secateur.sparsity.mask import MaskParametrization, Pattern, attach_mask_, find_mask, sparsity_of
 from secateur.sparsity.pruner import Pruner
-from secateur.sparsity.schedule import cubic_sparsity, linear_sparsity, scheduled_sparsity
 
 __all__ = [
     "PRUNERS",

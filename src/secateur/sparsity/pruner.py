@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,17 @@ class Pruner(ABC):
             [N, K] float32, larger = keep; 0 for weights that are gone already.
         """
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Returns what the method itself learns, as groups for an optimizer.
+
+        A method that learns scores, say, registers them as parameters in `attach_` and returns them here.
+
+        Returns:
+            Groups with `params`, their own `lr`, and what else the optimizer shall do otherwise with them;
+            `weight_decay` is 0 where it is not given. Empty for methods that learn nothing.
+        """
+        return []
+
     def step_(self, sparsity: float) -> None:
         """Chooses the masks anew.
 
@@ -97,6 +109,16 @@ class Pruner(ABC):
         kept = sum(int(mask.mask.sum()) for mask in self._masks)
         total = sum(int(mask.mask.numel()) for mask in self._masks)
         return 1.0 - kept / total
+
+    def fingerprint(self) -> Tensor:
+        """Returns [matrices] int64 that differ where masks differ, for comparing processes."""
+        self._require_attached()
+        sums = []
+        for mask in self._masks:
+            places = torch.arange(1, mask.mask.numel() + 1, device=mask.mask.device)
+            # Odd multipliers that overflow on purpose: a plain count would not see a kept weight that moved.
+            sums.append((mask.mask.flatten() * (places * 0x9E3779B97F4A7C1 | 1) >> 8).sum())
+        return torch.stack(sums)
 
     def _require_attached(self) -> None:
         if not self._masks:

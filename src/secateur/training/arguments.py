@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-__all__ = ["cpu_has_bf16", "quiet_transformers", "training_arguments"]
+__all__ = ["cpu_has_bf16", "grouped_by_length", "quiet_transformers", "training_arguments"]
 
 
 def training_arguments(
@@ -26,8 +26,9 @@ def training_arguments(
     weight_decay: float,
     seed: int,
     schedule: str = "linear",
+    saving: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
-    """Returns arguments for a run that saves and logs nothing on the way.
+    """Returns arguments for a run that logs nothing on the way.
 
     Args:
         output_dir: Working folder of the Trainer.
@@ -38,6 +39,7 @@ def training_arguments(
         weight_decay: AdamW's, not on biases and norms.
         seed: Seeds weights, dropout and the order of the rows.
         schedule: Name of transformers' learning rate schedule.
+        saving: Arguments that say when to save; None saves nothing.
     """
     known = {field.name for field in fields(TrainingArguments)}
     values: dict[str, Any] = {
@@ -49,7 +51,7 @@ def training_arguments(
         "per_device_train_batch_size": batch_size,
         "optim": "adamw_torch_fused",
         "seed": seed,
-        "save_strategy": "no",
+        **({"save_strategy": "no"} if saving is None else saving),
         "logging_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -58,13 +60,15 @@ def training_arguments(
         "use_cpu": not torch.cuda.is_available(),
         "bf16": torch.cuda.is_available() or cpu_has_bf16(),
     }
-    if "train_sampling_strategy" in known:
-        values["train_sampling_strategy"] = "group_by_length"
-        values["warmup_steps"] = warmup_fraction
-    else:
-        values["group_by_length"] = True
-        values["warmup_ratio"] = warmup_fraction
-    return TrainingArguments(**values)
+    values["warmup_steps" if "train_sampling_strategy" in known else "warmup_ratio"] = warmup_fraction
+    return TrainingArguments(**values, **grouped_by_length())
+
+
+def grouped_by_length() -> dict[str, Any]:
+    """Returns the argument that puts rows of about one length into a batch."""
+    if "train_sampling_strategy" in {field.name for field in fields(TrainingArguments)}:
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
 
 
 def cpu_has_bf16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,10 +50,17 @@ class AugmentingPadder(Padder):
         self._tokens = np.array([token for text in self._texts for token in text])
         self._words = np.array(words) if len(words) else self._tokens
         self._fraction = fraction if self._texts else 0.0
+        self._seed = seed
         self._random = np.random.default_rng(seed)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Returns a batch as `Padder` does; altered rows keep their label id, which means nothing then."""
+        """Returns a batch as `Padder` does; altered rows keep their label id, which means nothing then.
+
+        The draws depend on the seed and the batch's rows only: a resumed run does not know earlier ones.
+        """
+        tokens = np.concatenate([row["input_ids"] for row in rows]).astype(np.int64)
+        digest = hashlib.blake2b(tokens.tobytes(), digest_size=8).digest()
+        self._random = np.random.default_rng([self._seed, int.from_bytes(digest, "little")])
         altered = [
             {**row, "input_ids": self._altered(row["input_ids"])}
             if self._random.random() < self._fraction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from secateur.training.encoding import EncodedRows, Padder, encode_rows
 from secateur.training.evaluation import predict_logits
 from secateur.training.loading import load_classifier, load_tokenizer
 from secateur.training.progress import show_progress_
+from secateur.training.run_folder import RunFolder, SeededOrder
 
-__all__ = ["FineTuning", "evaluate", "fine_tune", "max_tokens"]
+__all__ = ["FineTuning", "check_model_target", "evaluate", "fine_tune", "max_tokens", "save_copy"]
 
 MIN_STEPS = 400  # a few hundred rows need many passes
 
@@ -51,6 +53,7 @@ def fine_tune(
     warmup_fraction: float = 0.1,
     weight_decay: float = 0.01,
     progress: bool = True,
+    run: RunFolder | None = None,
 ) -> FineTuning:
     """Fine-tunes a pretrained encoder for classification.
 
@@ -66,6 +69,7 @@ def fine_tune(
         warmup_fraction: Part of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         progress: Shows a progress bar.
+        run: Where checkpoints go, and where a killed run goes on from; None keeps none.
 
     Returns:
         The folder and its scores.
@@ -74,7 +78,7 @@ def fine_tune(
         SecateurError: The model or the data cannot be used.
     """
     started = time.monotonic()
-    _check_target(Path(out))
+    check_model_target(Path(out))
     tokenizer = load_tokenizer(model)
     set_seed(seed)
     network = load_classifier(model, labels=splits.labels)
@@ -85,19 +89,24 @@ def fine_tune(
         trainer = Trainer(
             model=network,
             args=training_arguments(
-                Path(work),
+                Path(work) if run is None else run.stage("fine-tuning"),
                 epochs=epochs,
                 learning_rate=learning_rate,
                 batch_size=batch_size,
                 warmup_fraction=warmup_fraction,
                 weight_decay=weight_decay,
                 seed=seed,
+                saving=None if run is None else run.arguments(),
             ),
             data_collator=Padder(tokenizer.pad_token_id),
             train_dataset=train,
         )
         show_progress_(trainer, "Fine-tuning" if progress else None)
-        trainer.train()
+        if run is None:
+            trainer.train()
+        else:
+            trainer.add_callback(SeededOrder())
+            run.train(trainer)
         _save(network, tokenizer, Path(out))
     minutes = (time.monotonic() - started) / 60
     metrics: dict[str, Any] = {"epochs": round(epochs, 2), "minutes": round(minutes, 2), "seed": seed}
@@ -129,7 +138,7 @@ def evaluate(network: Any, tokenizer: Any, splits: Splits) -> dict[str, Any]:
     return result
 
 
-def _check_target(out: Path) -> None:
+def check_model_target(out: Path) -> None:
     """Raises UnsupportedError where writing would delete something that is no model."""
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "config.json").is_file())):
         raise UnsupportedError(f"{out} exists and is no model folder; it is left alone: give another place.")
@@ -145,6 +154,17 @@ def _save(network: Any, tokenizer: Any, out: Path) -> None:
         if out.exists():
             os.replace(out, Path(work) / "older")
         os.replace(folder, out)
+
+
+def save_copy(folder: Path, out: Path) -> None:
+    """Copies a model folder beside `out`, then puts it in its place."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
+        copy = Path(work) / out.name
+        shutil.copytree(folder, copy)
+        if out.exists():
+            os.replace(out, Path(work) / "older")
+        os.replace(copy, out)
 
 
 def max_tokens(network: Any) -> int:

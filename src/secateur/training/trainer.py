@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from secateur.data import Splits, load_splits
 from secateur.errors import DataError, UnsupportedError
 from secateur.export.checkpoint import export_checkpoint
 from secateur.modeling.structure import find_projections
+from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
 from secateur.training.arguments import quiet_transformers, training_arguments
@@ -26,7 +26,14 @@ from secateur.training.augmentation import AugmentingPadder
 from secateur.training.callback import CompressionCallback
 from secateur.training.encoding import EncodedRows, Padder, encode_rows
 from secateur.training.evaluation import predict_logits
-from secateur.training.fine_tuning import FineTuning, evaluate, fine_tune, max_tokens
+from secateur.training.fine_tuning import (
+    FineTuning,
+    check_model_target,
+    evaluate,
+    fine_tune,
+    max_tokens,
+    save_copy,
+)
 from secateur.training.loading import (
     has_classifier,
     labels_of,
@@ -35,6 +42,7 @@ from secateur.training.loading import (
     require_labels,
 )
 from secateur.training.progress import show_progress_
+from secateur.training.run_folder import RunFolder, fingerprint
 
 __all__ = ["Compression", "FineTuning", "compress", "fine_tune"]
 
@@ -67,6 +75,8 @@ def compress(
     teacher: str | os.PathLike[str] | None = None,
     dense_out: str | os.PathLike[str] | None = None,
     seed: int = 42,
+    save_every: int = 500,
+    resume: bool = False,
     progress: bool = True,
 ) -> Compression:
     """Compresses a model for a task and writes a checkpoint for the engine.
@@ -81,6 +91,9 @@ def compress(
         teacher: Folder of another dense classifier to learn from; None learns from the model itself.
         dense_out: Where to keep the dense model, if it is fine-tuned on the way; None keeps it nowhere.
         seed: Seeds everything that is random.
+        save_every: Optimizer steps between two checkpoints of the run, which lie in `<out>.run` until it has
+            succeeded; 0 saves none, except on Ctrl-C.
+        resume: Goes on with the run that lies in `<out>.run`, to the weights it would have had.
         progress: Shows progress bars.
 
     Returns:
@@ -88,6 +101,7 @@ def compress(
 
     Raises:
         SecateurError: Model, data or recipe cannot be used; nothing is written then.
+        KeyboardInterrupt: Ctrl-C; says how to resume where there is something to resume.
     """
     started = time.monotonic()
     if task not in TASKS:
@@ -95,47 +109,104 @@ def compress(
     resolved = load_recipe(recipe if isinstance(recipe, Recipe) else os.fspath(recipe))
     check_target(out)
     splits = data if isinstance(data, Splits) else load_splits(data)
-    metrics: dict[str, Any] = {"seed": seed}
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(model)
-        kept: Path | None = None
-        if not has_classifier(folder):
-            kept = Path(dense_out) if dense_out is not None else None
-            tuned = fine_tune(folder, splits, kept or Path(work) / "dense", seed=seed, progress=progress)
-            folder = tuned.folder
-            metrics["fine_tuning_minutes"] = tuned.metrics["minutes"]
-        dense = load_classifier(folder)
-        tokenizer = load_tokenizer(folder)
-        require_labels(folder, dense.config, splits.labels)
-        splits = dataclasses.replace(splits, labels=labels_of(dense.config))
-        metrics["dense"] = evaluate(dense, tokenizer, splits)
+    if splits.train:  # a recipe that does not fit is refused now, not after minutes of fine-tuning
+        StepPlan.for_rows(resolved.stretched(len(splits.train)), len(splits.train))
+    if dense_out is not None:
+        check_model_target(Path(dense_out))
+    request = {
+        "model": os.fspath(Path(model).resolve()),
+        "task": task,
+        "recipe": resolved.model_dump(mode="json"),
+        "rows": fingerprint(splits.train),
+        "teacher": None if teacher is None else os.fspath(Path(teacher).resolve()),
+        "seed": seed,
+    }
+    has_head = has_classifier(Path(model))
+    run = RunFolder(Path(out), request, resume=resume, save_every=save_every)
+    try:
+        done = _compress(
+            Path(model),
+            has_head,
+            splits,
+            resolved,
+            Path(out),
+            teacher,
+            dense_out,
+            seed,
+            progress,
+            run,
+            started,
+        )
+    except KeyboardInterrupt as error:
+        kept = run.discard_if_empty()
+        raise KeyboardInterrupt(
+            str(error) or (f"Interrupted. {run.how_to_resume()}" if kept else "")
+        ) from None
+    except BaseException:
+        run.discard_if_empty()
+        raise
+    run.discard()
+    return done
 
-        resolved = resolved.stretched(len(splits.train))
-        train = encode_rows(tokenizer, splits.train, splits.labels, max_tokens(dense))
-        distillation = resolved.stage(DistillationStage)
-        live: Any = None
-        if distillation is not None and (distillation.hidden > 0.0 or distillation.augmentation > 0.0):
-            live = _live_teacher(folder if teacher is None else Path(teacher), dense, tokenizer)
-        elif distillation is not None:
+
+def _compress(
+    model: Path,
+    has_head: bool,
+    splits: Splits,
+    resolved: Recipe,
+    out: Path,
+    teacher: str | os.PathLike[str] | None,
+    dense_out: str | os.PathLike[str] | None,
+    seed: int,
+    progress: bool,
+    run: RunFolder,
+    started: float,
+) -> Compression:
+    metrics: dict[str, Any] = {"seed": seed}
+    folder = model
+    if not has_head:
+        folder = run.path / "dense"
+        if not folder.is_dir():
+            tuned = fine_tune(model, splits, folder, seed=seed, progress=progress, run=run)
+            metrics["fine_tuning_minutes"] = tuned.metrics["minutes"]
+        if dense_out is not None:
+            save_copy(folder, Path(dense_out))
+    dense = load_classifier(folder)
+    tokenizer = load_tokenizer(folder)
+    require_labels(folder, dense.config, splits.labels)
+    splits = dataclasses.replace(splits, labels=labels_of(dense.config))
+    metrics["dense"] = evaluate(dense, tokenizer, splits)
+
+    resolved = resolved.stretched(len(splits.train))
+    train = encode_rows(tokenizer, splits.train, splits.labels, max_tokens(dense))
+    distillations = resolved.stages_of(DistillationStage)
+    live: Any = None
+    if any(stage.hidden > 0.0 or stage.augmentation > 0.0 for stage in distillations):
+        live = _live_teacher(folder if teacher is None else Path(teacher), dense, tokenizer)
+    elif distillations:
+        train.teacher_logits = run.tensor("teacher_logits")
+        if train.teacher_logits is None:
             train.teacher_logits = _teacher_logits(dense, tokenizer, train, splits, teacher)
-        student = dense  # nothing else reads the dense weights from here on
-        _run(student, live, tokenizer, train, resolved, seed, Path(work) / "run", progress)
+            run.store("teacher_logits", train.teacher_logits)
+    student = dense  # nothing else reads the dense weights from here on
+    _train(student, live, tokenizer, train, resolved, seed, run, progress)
 
     metrics["compressed"] = evaluate(student, tokenizer, splits)
     metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
     metrics["minutes"] = round((time.monotonic() - started) / 60, 2)
     folder = export_checkpoint(student, tokenizer, out, resolved.to_yaml(), metrics)
+    kept = Path(dense_out) if dense_out is not None and not has_head else None
     return Compression(folder, kept, metrics)
 
 
-def _run(
+def _train(
     student: Any,
     teacher: Any,
     tokenizer: Any,
     train: EncodedRows,
     recipe: Recipe,
     seed: int,
-    work: Path,
+    run: RunFolder,
     progress: bool,
 ) -> None:
     """Trains the student by the recipe, in place."""
@@ -154,7 +225,7 @@ def _run(
     set_seed(seed)
     with quiet_transformers():
         arguments = training_arguments(
-            work,
+            run.stage("compression"),
             epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             batch_size=settings.batch_size,
@@ -162,16 +233,19 @@ def _run(
             weight_decay=settings.weight_decay,
             seed=seed,
             schedule=settings.schedule,
+            saving=run.arguments(),
         )
+        callback = CompressionCallback(recipe, teacher)
         trainer = Trainer(
             model=student,
             args=arguments,
             data_collator=padder,
             train_dataset=train,
-            callbacks=[CompressionCallback(recipe, teacher)],
+            callbacks=[callback],
         )
+        callback.connect_(trainer)
         show_progress_(trainer, "Compressing" if progress else None)
-        trainer.train()
+        run.train(trainer)
 
 
 def _live_teacher(folder: Path, student: Any, tokenizer: Any) -> Any:

@@ -1,0 +1,138 @@
+"""What a recipe does, as rows of a time line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secateur.recipe.plan import LearningRateSpan, PruningSpan, StepPlan
+from secateur.recipe.recipe import QuantizationStage
+from secateur.recipe.stages import DistillationStage
+from secateur.recipe.times import shown
+
+__all__ = ["Event", "timeline"]
+
+_ORDER = ("frozen", "learning rate", "distillation", "pruning", "quantization")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that a recipe does from one step to another.
+
+    Attributes:
+        kind: `frozen`, `learning rate`, `distillation`, `pruning` or `quantization`.
+        start: Optimizer steps done when it begins.
+        end: Optimizer steps done when it ends.
+        what: How it is done.
+        before: The value at the start, or nothing.
+        after: The value at the end, or nothing.
+    """
+
+    kind: str
+    start: int
+    end: int
+    what: str
+    before: str = ""
+    after: str = ""
+
+
+def timeline(plan: StepPlan) -> list[Event]:
+    """Returns what a recipe does, in the order of the run.
+
+    Args:
+        plan: The recipe on the run.
+    """
+    events = [*_frozen(plan), *_learning_rate(plan), *_distillation(plan), *_pruning(plan)]
+    if plan.quantize_step is not None and plan.freeze_step is not None:
+        stage = plan.recipe.stage(QuantizationStage)
+        averaging = "" if stage is None else f" (averaging {stage.averaging:g})"
+        learnt = f"int8 simulated, ranges learnt{averaging}"
+        events.append(Event("quantization", plan.quantize_step, plan.freeze_step, learnt, "float32", "int8"))
+        if plan.freeze_step < plan.total_steps:
+            frozen = "int8 simulated, ranges frozen"
+            events.append(Event("quantization", plan.freeze_step, plan.total_steps, frozen, "int8", "int8"))
+    return sorted(events, key=lambda event: (event.start, _ORDER.index(event.kind), event.end))
+
+
+def _frozen(plan: StepPlan) -> list[Event]:
+    events = [Event("frozen", span.start, span.end, ", ".join(span.stage.groups)) for span in plan.freezing]
+    if plan.recipe.training.freeze_embeddings:
+        events.append(Event("frozen", 0, plan.total_steps, "embeddings"))
+    return events
+
+
+def _learning_rate(plan: StepPlan) -> list[Event]:
+    """Covers the whole run: stages, and the run's own schedule before, between and after them."""
+    events = []
+    at = 0
+    for span in plan.learning_rate:
+        events += _own_schedule(plan, at, span.start)
+        events.append(_cycles(plan, span))
+        at = span.end
+    return events + _own_schedule(plan, at, plan.total_steps)
+
+
+def _own_schedule(plan: StepPlan, start: int, end: int) -> list[Event]:
+    events = []
+    rise = min(plan.warmup_steps, end)
+    falling = plan.recipe.training.schedule.removesuffix("_with_warmup")
+    for first, last, what in ((start, rise, "warm-up"), (max(start, rise), end, falling)):
+        if first < last:
+            before, after = plan.run_learning_rate_at(first), plan.run_learning_rate_at(last)
+            events.append(Event("learning rate", first, last, what, _rate(before), _rate(after)))
+    return events
+
+
+def _cycles(plan: StepPlan, span: LearningRateSpan) -> Event:
+    stage = span.stage
+    peak = plan.recipe.training.learning_rate * stage.peak
+    what = [stage.schedule if stage.cycles == 1 else f"{stage.cycles} {stage.schedule} cycles"]
+    if stage.warmup > 0.0:
+        what.append(f"warm-up over {_percent(stage.warmup)}")
+    if stage.cycles == 1:
+        end = peak if stage.schedule == "constant" else peak * stage.final
+        return Event("learning rate", span.start, span.end, ", ".join(what), _rate(peak), _rate(end))
+    if stage.schedule != "constant":
+        what.append(f"falling to {_percent(stage.final)}")
+    last = peak * stage.rewind ** (stage.cycles - 1)
+    what.append("peaks" if stage.rewind == 1.0 else f"peaks at {_percent(stage.rewind)} of the one before")
+    return Event("learning rate", span.start, span.end, ", ".join(what), _rate(peak), _rate(last))
+
+
+def _rate(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _distillation(plan: StepPlan) -> list[Event]:
+    return [Event("distillation", span.start, span.end, lesson(span.stage)) for span in plan.distillation]
+
+
+def lesson(stage: DistillationStage) -> str:
+    """Says how a distillation stage teaches."""
+    parts = [f"hardness {stage.hardness:g}", f"temperature {stage.temperature:g}"]
+    if stage.hidden > 0.0:
+        parts.append(f"hidden states × {stage.hidden:g}")
+    if stage.augmentation > 0.0:
+        parts.append(f"{_percent(stage.augmentation)} of the rows altered")
+    return ", ".join(parts)
+
+
+def _pruning(plan: StepPlan) -> list[Event]:
+    events = []
+    for span, after in zip(plan.pruning, (*plan.pruning[1:], None), strict=True):
+        first, last = plan.sparsity(span.start), plan.sparsity(span.end)
+        events.append(Event("pruning", span.start, span.end, _updates(span), _percent(first), _percent(last)))
+        until = plan.total_steps if after is None else after.start
+        if until > span.end:
+            events.append(Event("pruning", span.end, until, "masks stay", _percent(last), _percent(last)))
+    return events
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g} %"
+
+
+def _updates(span: PruningSpan) -> str:
+    stage = span.stage
+    count = 1 - (span.start - span.end) // span.update_every  # rounded up
+    every = stage.update_every if isinstance(stage.update_every, str) else f"{stage.update_every:.4g} epochs"
+    return f"{stage.pattern} by {stage.method}, {stage.schedule}, {count} updates, one every {shown(every)}"

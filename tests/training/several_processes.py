@@ -1,0 +1,67 @@
+"""What test_processes.py runs, alone or under torchrun: trains a tiny model and writes what each process has.
+
+python several_processes.py trainer|loop OUT ROWS_OF_A_PROCESS
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from tiny_training import recipe, rows, tiny_model, trainer
+from torch.utils.data import DataLoader
+
+from secateur.training import CompressionCallback
+from secateur.training.encoding import Padder
+
+STAGES = (
+    {"type": "pruning", "sparsity": 0.75, "start_epoch": 0, "end_epoch": 1, "update_every": 0.5},
+    {"type": "distillation", "hardness": 0.9, "temperature": 2.0, "hidden": 0.5},
+    {"type": "quantization", "start_epoch": 1, "freeze_epoch": 1.75},
+)
+
+
+def main(way: str, out: Path, batch_size: int) -> None:
+    torch.set_num_threads(1)
+    model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    # SGD: Adam makes steps of full size of gradients that are nothing but rounding, as those of key biases.
+    callback = CompressionCallback(recipe(*STAGES, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
+    if way == "trainer":
+        trainer(
+            out,
+            model,
+            callback,
+            rows(64),
+            per_device_train_batch_size=batch_size,
+            optim="sgd",
+            learning_rate=0.1,
+            max_grad_norm=0.0,
+        ).train()
+    else:
+        accelerator = Accelerator(cpu=True)
+        loader = accelerator.prepare(DataLoader(rows(64), batch_size, collate_fn=Padder(0)))
+        callback.attach_(model, steps_per_epoch=len(loader), total_steps=2 * len(loader))
+        optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+        wrapped = accelerator.prepare(model).train()
+        step = 0
+        for _ in range(2):
+            for batch in loader:
+                accelerator.backward(wrapped(**batch).loss)
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                callback.after_step(step)
+        callback.finish_()
+    state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    save_file(state, out / f"rank{os.environ.get('RANK', '0')}.safetensors")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
