@@ -10,12 +10,14 @@ import torch
 from tiny_training import tiny_config, tiny_rows, tiny_tokenizer
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
+from secateur.checkpoint import read_checkpoint
+from secateur.data import Splits
 from secateur.errors import RecipeError
 from secateur.modeling import find_projections
-from secateur.recipe import Recipe
+from secateur.recipe import Recipe, load_recipe
 from secateur.recipe.plan import StepPlan
 from secateur.sparsity import sparsity_of
-from secateur.training import CompressionCallback
+from secateur.training import CompressionCallback, compress
 from secateur.training.encoding import Padder, encode_rows
 from secateur.training.freezing import find_group
 from secateur.training.learning_rate import learning_rate_scheduler
@@ -304,3 +306,22 @@ def test_pruning_goes_on_from_the_zeros_that_the_model_has(tmp_path: Path) -> No
     assert watcher.sparsities[0] >= 0.5
     assert watcher.sparsities == sorted(watcher.sparsities)
     assert watcher.sparsities[-1] == 0.8
+
+
+def test_compress_carries_all_of_it_out_and_saves_the_recipe(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    stages = recipe(
+        FIRST,
+        SECOND,
+        CYCLES,
+        {"type": "distillation", "start_epoch": "3 steps"},
+        {"type": "freezing", "groups": ["embeddings"], "end_epoch": "3 steps"},
+        {"type": "quantization", "start_epoch": "75 %", "freeze_epoch": "90 %"},
+        batch_size=8,
+    )
+    done = compress(classifier_folder, tiny_splits, stages, tmp_path / "out", progress=False)
+    assert done.metrics["sparsity"] == pytest.approx(0.75, abs=2e-3)
+    saved = load_recipe(done.folder / "recipe.yaml")
+    assert saved == stages
+    assert read_checkpoint(done.folder).labels == ["weather", "travel", "music"]
