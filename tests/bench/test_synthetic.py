@@ -18,7 +18,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(synthetic.SHAPES, "tiny", SyntheticShape(2, 64, 4, vocab_size=100, max_positions=32))
 
 
-# An order of the columns leaves 2 % (within heads of 16) to 20 % fewer blocks than the 59 % of their own order.
+# An order of the columns leaves 2 % (within heads of 16) to 20 % fewer blocks than the 59 % of their own.
 @pytest.mark.parametrize(("pattern", "low", "high"), [("block4", 0.17, 0.23), ("unstructured", 0.42, 0.585)])
 def test_a_sparse_checkpoint_keeps_the_blocks_it_should(
     tmp_path: Path, pattern: str, low: float, high: float

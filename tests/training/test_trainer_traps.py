@@ -252,7 +252,7 @@ def test_training_a_second_time_is_refused(tmp_path: Path) -> None:
     ("stages", "arguments", "sentence"),
     [
         (({**PRUNING, "sparsity": 0.5}, DISTILLATION, QUANTIZATION), {}, "another recipe:"),
-        (ALL, {"per_device_train_batch_size": 16}, "another steps per epoch, 4 then and 2 now"),
+        (ALL, {"gradient_accumulation_steps": 2}, "another steps per epoch, 4 then and 2 now"),
         (ALL, {"num_train_epochs": 3}, "another total steps, 8 then and 12 now"),
     ],
 )
