@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class RunFolder:
         self.path = out.with_name(f"{out.name}.run")
         self.save_every = save_every
         self._wanted = threading.Event()
+        self._made = [folder for folder in self.path.parents if not folder.exists()]
         if resume:
             self._require_same(request)
             return
@@ -119,8 +120,11 @@ class RunFolder:
         )
 
     def discard(self) -> None:
-        """Deletes the folder."""
+        """Deletes the folder, and those around it that were made for it and are still empty."""
         shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def discard_if_empty(self) -> bool:
         """Deletes the folder where nothing in it is worth resuming; says whether it is still there."""
