@@ -1,4 +1,4 @@
-"""What test_two_processes.py runs, alone or under torchrun: trains a tiny model and writes what each process has.
+"""What test_two_processes.py runs, alone or under torchrun: trains a tiny model, writes what each has.
 
 python several_processes.py trainer|loop OUT ROWS_OF_A_PROCESS
 """
