@@ -43,6 +43,7 @@ COLOURS = (
     "#5b5bd6",
 )
 _SIZE = {"width": 900, "height": 540}
+_LONG_NAME = 45  # characters in a legend
 
 
 class Line:
@@ -152,6 +153,8 @@ def line_figure(
         )
     style(figure, title, subtitle)
     figure.update_layout(showlegend=len(lines) > 1)
+    if max(len(line.name) for line in lines) > _LONG_NAME:  # beside the plot they would leave it no room
+        figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"})
     figure.update_xaxes(title=x_title, type="log" if log_x else "linear", zeroline=False)
     figure.update_yaxes(title=y_title)
     if log_y:
