@@ -146,6 +146,19 @@ def test_the_bytes_of_version_2_do_not_change() -> None:
     assert dense["weight"][0].tobytes()[:8].hex(" ", 4) == "000020c0 000010c0"
 
 
+def test_the_bytes_of_an_order_do_not_change() -> None:
+    """Two rows of 24 columns: row 0 keeps columns 1, 9 and 17, row 1 columns 2 and 10; see docs/format.md."""
+    mask = np.zeros((2, 24), np.bool_)
+    mask[0, [1, 9, 17]] = mask[1, [2, 10]] = True
+    weight = np.where(mask, np.arange(1, 49, dtype=np.float32).reshape(2, 24), 0).astype(np.float32)
+    order = np.array([1, 9, 17, 0, 2, 10, 3, 4, *range(5, 9), *range(11, 17), *range(18, 24)], np.uint16)
+    tensors = encode_weight(weight, mask, np.ones(2, np.float32), order)
+    assert tensors["weight_mask"].tobytes().hex(" ") == "01 02"
+    assert tensors["weight_values"].tobytes().hex(" ", 4) == "020a1200 1b230000"
+    assert tensors["input_order"].tobytes()[:12].hex(" ", 2) == "0100 0900 1100 0000 0200 0a00"
+    np.testing.assert_array_equal(decode_weight(tensors, 24)[0], weight.astype(np.int8))
+
+
 def test_contradictions_are_refused() -> None:
     weight, scale = _weight(4, 32)
     tensors = encode_weight(weight, _blocks(4, 32, 0.3), scale)
