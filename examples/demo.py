@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 ROUNDS = 3
 CALLS = 2
 
-# Compression gets what is left of the minutes that a demonstration may take; a step costs what 1.45 steps of
-# fine-tuning do, and all that comes after as much as 430 (Zen 3, AVX2; a little less on newer ones).
+# Compression gets what is left of the minutes that a demonstration may take; a step costs what 1.35 steps of
+# fine-tuning do, and all that comes after as much as 400 (Zen 3, AVX2; a little less on newer ones).
 SECONDS = 470.0
-STEP_COST, AFTERWARDS_COST = 1.45, 430
+STEP_COST, AFTERWARDS_COST = 1.35, 400
 LEAST_STEPS = 600
 
 

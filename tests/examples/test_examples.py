@@ -119,7 +119,7 @@ def test_demo(load: Load, encoder: Path, data: Path, recipe: Path, tmp_path: Pat
 
 def test_demo_takes_the_steps_that_fit(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     demo = load("demo")
-    assert demo.affordable_steps(90.0, 0.2) == int((demo.SECONDS - 90 - 430 * 0.2) / (1.45 * 0.2))
+    assert demo.affordable_steps(90.0, 0.2) == int((demo.SECONDS - 90 - 400 * 0.2) / (1.35 * 0.2))
     assert demo.affordable_steps(90.0, 0.1) > 1500
     assert demo.affordable_steps(1e4, 1.0) == demo.LEAST_STEPS
     recipes = pytest.importorskip("secateur.recipe.recipe")
