@@ -3,8 +3,9 @@
 //   Header, start i32 [rows padded to 4], Group [rows / 4], then for each group of four rows its Pairs and its Singles.
 //
 // As in spmm_u8s8/packed_avx2.h: a Pair is two blocks of K whose products may be added in int16, here in all four rows;
-// one block in three or so is a partner for another, so that nearly all find one. In a Single |w| is the unsigned operand and x ^ flip the signed
-// one, and the accumulator of a row starts at the sum of the constants that this leaves out.
+// one block in three or so is a partner for another, so that nearly all find one. In a Single |w| is the unsigned
+// operand and x ^ flip the signed one, and the accumulator of a row starts at the sum of the constants that this leaves
+// out.
 #pragma once
 #include <cstdint>
 
