@@ -338,9 +338,8 @@ NB_MODULE(_engine, m) {
            "offsets"_a.noconvert(),
            "Logits [batch_size, num_labels] float32 of a ragged batch of int32 token ids. Thread-safe.")
       .def("steps", &PyPlan::steps,
-           "One dict a product or other step: name, kernel, n, k, density, packed_bytes, type, tile (tokens, rows); of "
-           "a "
-           "run while profiling: ms, tokens, macs, executed_macs; rows with the same step were timed together.")
+           "One dict a product or other step: name, kernel, n, k, density, packed_bytes, type, tile (tokens, rows); "
+           "profiled also ms, tokens, macs, executed_macs a call; rows with the same step were timed together.")
       .def("profile", &PyPlan::profile, "on"_a, "Starts (from zero) or stops timing the steps.")
       .def("arena_bytes", &PyPlan::arena_bytes, "Bytes kept for the activations of later calls.")
       .def_prop_ro("isa", [](const PyPlan& p) { return secateur::isa_name(p.model().isa()); })

@@ -30,7 +30,7 @@ def row(seq_len: int, batch_size: int, sparsity: float, threads: int, ms: float)
 
 
 RESULTS: dict[str, Any] = {
-    "about": {"model": "bert-base", "isa": "avx2", "cpu": "A <CPU>"},
+    "about": {"model": "bert-base", "pattern": "block4", "quantized": True, "isa": "avx2", "cpu": "A <CPU>"},
     "base": {"seq_len": 128, "batch_size": 1, "sparsity": 0.8, "threads": 1, "layers": 12},
     "roof": {"int8_gmacs": 120.0, "f32_gmacs": 60.0, "memory_gbs": 30.0},
     "points": [

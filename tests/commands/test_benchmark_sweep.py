@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Run
 
 from secateur.bench import synthetic
 from secateur.bench.synthetic import SyntheticShape
+from secateur.checkpoint import read_checkpoint
+from secateur.commands import sweep
 
 QUICK = ("--seconds", 0, "--rounds", 1, "--thread-counts", 1, "--isa", "reference")
 
@@ -48,6 +51,29 @@ def test_random_weights_are_swept_over_all_axes(run: Run, tmp_path: Path) -> Non
     assert found["about"]["isa"] == "reference"
     assert found["roof"]["memory_gbs"] > 0
     assert found["machine"]["cpu"]
+
+
+@pytest.mark.parametrize(("options", "numbers"), [((), "float32"), (("--quantized",), "int8")])
+def test_random_weights_are_of_the_type_that_was_asked_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], numbers: str
+) -> None:
+    file, page = tmp_path / "sweep.json", tmp_path / "sweep.html"
+    written = []
+    write = sweep.write_synthetic
+
+    def spied(*args: Any, **kwargs: Any) -> Path:
+        folder = write(*args, **kwargs)
+        written.append(read_checkpoint(folder).quantization.numbers)
+        return folder
+
+    monkeypatch.setattr(sweep, "write_synthetic", spied)
+    axes = ("--lengths", "4,8", "--batch-sizes", "1", "--sparsities", "0.5", "--layer-counts", "2")
+    base = ("--synthetic", "tiny", "--seq-len", 8, *options)
+    done = run("benchmark", "--sweep", *base, *axes, *QUICK, "--json", file, "--plots", page)
+    assert done.status == 0, done.err
+    assert set(written) == {numbers}
+    assert json.loads(file.read_text())["about"]["quantized"] == (numbers == "int8")
+    assert f"{'f32' if numbers == 'float32' else 'int8'} on registers" in page.read_text()
 
 
 def test_a_checkpoint_is_swept_in_two_sittings(run: Run, checkpoint: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import tiny_config, tiny_rows, tiny_tokenizer
-from transformers import BertForSequenceClassification, Trainer, TrainingArguments
+from tiny_training import tiny_config, trainer
+from transformers import BertForSequenceClassification
 
 from secateur.checkpoint import read_checkpoint
 from secateur.data import Splits
@@ -18,7 +18,6 @@ from secateur.recipe import Recipe, load_recipe
 from secateur.recipe.plan import StepPlan
 from secateur.sparsity import sparsity_of
 from secateur.training import CompressionCallback, compress
-from secateur.training.encoding import Padder, encode_rows
 from secateur.training.freezing import find_group
 from secateur.training.learning_rate import learning_rate_scheduler
 
@@ -79,29 +78,6 @@ def group_rate(optimizer: Any) -> float:
 
 def snapshot(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
-
-
-def trainer(folder: Path, model: Any, callback: CompressionCallback, **arguments: Any) -> Trainer:
-    """A run of two epochs of four steps."""
-    settings: dict[str, Any] = {
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "remove_unused_columns": False,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-    }
-    return Trainer(
-        model=model,
-        args=TrainingArguments(output_dir=str(folder), **(settings | arguments)),
-        data_collator=Padder(0),
-        train_dataset=encode_rows(tiny_tokenizer(), tiny_rows(32, 0), ["music", "travel", "weather"], 24),
-        callbacks=[callback],
-    )
 
 
 def test_pruning_goes_on_in_a_second_leg(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def _roofline(results: Mapping[str, Any], subtitle: str) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    peak, bandwidth = roof["int8_gmacs"], roof["memory_gbs"]
+    numbers = "f32" if results["about"]["quantized"] is False else "int8"
+    peak, bandwidth = roof[f"{numbers}_gmacs"], roof["memory_gbs"]
     ridge = peak / bandwidth
     left = min([ridge / 2, *map(_intensity, rows)]) / 1.5
     right = max([ridge * 2, *map(_intensity, rows)]) * 1.5
@@ -136,7 +137,7 @@ def _roofline(results: Mapping[str, Any], subtitle: str) -> Any:
         )
     )
     for x, text in (
-        (ridge, f"{peak:.0f} GMAC/s int8 on registers"),
+        (ridge, f"{peak:.0f} GMAC/s {numbers} on registers"),
         (left, f"{bandwidth:.0f} GB/s from memory"),
     ):
         y = min(peak, x * bandwidth)

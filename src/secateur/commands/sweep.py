@@ -139,7 +139,7 @@ def run_sweep(
         about = {
             "model": str(model.folder) if model.folder is not None else model.synthetic,
             "pattern": None if model.folder is not None else model.pattern,
-            "quantized": None if model.folder is not None else model.quantized,
+            "quantized": model.quantized if model.folder is None else _has_int8(model.folder),
             "isa": isa,
             "cpu": machine["cpu"],
             "secateur": machine["versions"]["secateur"],
@@ -219,6 +219,10 @@ def _design(model: SweepModel, axes: AxisOptions, request: SweepRequest) -> tupl
     return base, design(base, in_order, grid=request.grid), max_length
 
 
+def _has_int8(folder: Path) -> bool:
+    return read_checkpoint(folder).quantization.weights != "f32"
+
+
 class _Bench:
     """Makes models and engines when a point first needs them; a context manager."""
 
@@ -276,6 +280,7 @@ class _Bench:
             pattern=pattern,
             sparsity=point.sparsity,
             num_layers=point.layers,
+            quantized=self._model.quantized,
         )
 
 
