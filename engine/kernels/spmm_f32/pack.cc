@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/byte_writer.h"
 #include "kernels/spmm_f32/packed.h"
 #include "kernels/spmm_f32/spmm_f32.h"
 
@@ -23,27 +24,6 @@ int32_t most_chunk_cols(const FloatMatrix& matrix) {
   return density < 0.15 ? 384 : 256;
 }
 static_assert(kMaxChunkCols >= 384);
-
-class Writer {
- public:
-  void align(size_t to) { bytes_.resize((bytes_.size() + to - 1) / to * to); }
-  template <class T>
-  void put(const T& value) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + sizeof(T));
-    std::memcpy(bytes_.data() + at, &value, sizeof(T));
-  }
-  template <class T>
-  void put_at(size_t at, const T& value) {
-    std::memcpy(bytes_.data() + at, &value, sizeof(T));
-  }
-  void skip(size_t count) { bytes_.resize(bytes_.size() + count); }
-  size_t size() const { return bytes_.size(); }
-  const uint8_t* data() const { return bytes_.data(); }
-
- private:
-  std::vector<uint8_t> bytes_;
-};
 
 // The entries of a row that lie in a chunk.
 struct Run {
@@ -66,10 +46,10 @@ uint16_t offset(const Run& run, int32_t i, int32_t first_col) {
 
 // Entries 0 .. steps - 1 of a group's rows.
 template <class Step>
-void write_steps(const Run* runs, int32_t steps, int32_t first_col, Writer& out);
+void write_steps(const Run* runs, int32_t steps, int32_t first_col, ByteWriter& out);
 
 template <>
-void write_steps<StepAvx2>(const Run* runs, int32_t steps, int32_t first_col, Writer& out) {
+void write_steps<StepAvx2>(const Run* runs, int32_t steps, int32_t first_col, ByteWriter& out) {
   for (int32_t i = 0; i < steps; ++i) {
     StepAvx2 step{};
     for (int32_t r = 0; r < StepAvx2::kRows; ++r) {
@@ -81,7 +61,7 @@ void write_steps<StepAvx2>(const Run* runs, int32_t steps, int32_t first_col, Wr
 }
 
 template <>
-void write_steps<StepAvx512>(const Run* runs, int32_t steps, int32_t first_col, Writer& out) {
+void write_steps<StepAvx512>(const Run* runs, int32_t steps, int32_t first_col, ByteWriter& out) {
   for (int32_t i = 0; i < steps; ++i)
     for (int32_t r = 0; r < StepAvx512::kRows; ++r) out.put(runs[r].values[i]);
   for (int32_t i = 0; i < steps; ++i)
@@ -93,7 +73,7 @@ Single make_single(const Run& run, int32_t i, int32_t row_begin, int32_t first_c
 }
 
 template <class Step>
-void write_section(const FloatMatrix& matrix, int32_t row_begin, int32_t first_col, int32_t last_col, Writer& out) {
+void write_section(const FloatMatrix& matrix, int32_t row_begin, int32_t first_col, int32_t last_col, ByteWriter& out) {
   const int32_t row_end = std::min(matrix.rows, row_begin + kRowBlock);
   std::vector<Run> runs;
   for (int32_t n = row_begin; n < row_end; ++n) runs.push_back(find_run(matrix, n, first_col, last_col));
@@ -152,7 +132,7 @@ PackedWeights pack(const FloatMatrix& matrix) {
   const int32_t chunk_cols = (matrix.cols + num_chunks - 1) / num_chunks;
   const int32_t num_row_blocks = (matrix.rows + kRowBlock - 1) / kRowBlock;
 
-  Writer out;
+  ByteWriter out;
   out.put(Header{num_row_blocks, chunk_cols});
   const size_t directory = out.size();
   out.skip(sizeof(uint64_t) * num_chunks * num_row_blocks);

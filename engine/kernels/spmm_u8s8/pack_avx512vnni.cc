@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/byte_writer.h"
 #include "kernels/spmm_u8s8/packed_avx512vnni.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
 
@@ -14,27 +15,6 @@ using namespace spmm_avx512vnni;
 
 // Columns of a chunk: its share of a tile, 32 KB, leaves room in the first cache for weights and sums.
 constexpr int32_t kChunkBlocks = 1024 / kBlock;
-
-class Writer {
- public:
-  void align(size_t to) { bytes_.resize((bytes_.size() + to - 1) / to * to); }
-  template <class T>
-  void put(const T& value) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + sizeof(T));
-    std::memcpy(bytes_.data() + at, &value, sizeof(T));
-  }
-  template <class T>
-  void put_at(size_t at, const T& value) {
-    std::memcpy(bytes_.data() + at, &value, sizeof(T));
-  }
-  void skip(size_t count) { bytes_.resize(bytes_.size() + count); }
-  size_t size() const { return bytes_.size(); }
-  const uint8_t* data() const { return bytes_.data(); }
-
- private:
-  std::vector<uint8_t> bytes_;
-};
 
 // The blocks of a row that lie in a chunk, as indices into the matrix.
 struct Run {
@@ -51,7 +31,7 @@ Run find_run(const BlockMatrix& matrix, int32_t row, int32_t first_block, int32_
   return {row, at(first_block), at(last_block)};
 }
 
-void write_group(const BlockMatrix& matrix, const std::array<Run, kGroupRows>& runs, int32_t steps, Writer& out) {
+void write_group(const BlockMatrix& matrix, const std::array<Run, kGroupRows>& runs, int32_t steps, ByteWriter& out) {
   constexpr int8_t kZeros[kBlock] = {};
   out.align(16);
   for (int32_t s = 0; s < steps; ++s)
@@ -70,7 +50,8 @@ void write_group(const BlockMatrix& matrix, const std::array<Run, kGroupRows>& r
     }
 }
 
-void write_section(const BlockMatrix& matrix, int32_t row_block, int32_t first_block, int32_t last_block, Writer& out) {
+void write_section(const BlockMatrix& matrix, int32_t row_block, int32_t first_block, int32_t last_block,
+                   ByteWriter& out) {
   const int32_t row_begin = row_block * kRowBlock, rows = std::min(kRowBlock, matrix.rows - row_begin);
   std::vector<Run> runs;
   for (int32_t r = 0; r < rows; ++r) runs.push_back(find_run(matrix, row_begin + r, first_block, last_block));
@@ -96,7 +77,7 @@ PackedWeights pack_spmm_avx512vnni(const BlockMatrix& matrix) {
   const int32_t chunk_blocks = (blocks + num_chunks - 1) / num_chunks;
   const int32_t num_row_blocks = (matrix.rows + kRowBlock - 1) / kRowBlock;
 
-  Writer out;
+  ByteWriter out;
   out.put(Header{num_row_blocks, 0});
   const size_t directory = out.size();
   out.skip(sizeof(uint64_t) * num_chunks * num_row_blocks);
