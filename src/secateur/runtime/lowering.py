@@ -127,8 +127,10 @@ def _head(tensors: Tensors, prefix: str) -> Step:
     names = head_names(prefix)
     return {
         "op": "head",
-        "pooler_weight": tensors[tensor_name(names.pooler, keys.WEIGHT)],
-        "pooler_bias": tensors[tensor_name(names.pooler, keys.BIAS)],
+        "rows": "first",
+        "dense_weight": tensors[tensor_name(names.pooler, keys.WEIGHT)],
+        "dense_bias": tensors[tensor_name(names.pooler, keys.BIAS)],
+        "dense_activation": "tanh",
         "weight": tensors[tensor_name(names.classifier, keys.WEIGHT)],
         "bias": tensors[tensor_name(names.classifier, keys.BIAS)],
     }
