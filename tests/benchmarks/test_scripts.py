@@ -48,7 +48,7 @@ def test_rows_beyond_this_machine_are_modelled_and_say_so(open_script: Open) -> 
         assert row["modelled_ms"]["low"] <= row["modelled_ms"]["high"]
     one, two, four = found["rows"][:3]
     assert one["modelled_speedup"] == {"low": 1.0, "high": 1.0}
-    # 48 and 12 units: half on each of two threads; the rest alone; two barriers and a start. On four threads the head
+    # 48 and 12 units: half on each of two threads; the rest alone; two barriers and a start. On four the head
     # waits for its weights.
     assert two["modelled_ms"]["low"] == pytest.approx(2.4 + 0.1 + 0.5 + 2 * 0.2e-3 + 2e-3, abs=1e-3)
     assert four["modelled_ms"]["low"] == pytest.approx(1.2 + 0.05 + 0.5 + 2 * 0.4e-3 + 4e-3, abs=1e-3)
