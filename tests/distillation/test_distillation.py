@@ -33,7 +33,9 @@ def test_the_divergence_is_the_formula(temperature: float) -> None:
     student, teacher = torch.randn(5, 7), torch.randn(5, 7)
     found = softmax_divergence(student, teacher, temperature)
     assert found.shape == (5,)
-    assert found.mean().item() == pytest.approx(plain_formula(student, teacher, 0.0, 1.0, temperature), rel=1e-5)
+    assert found.mean().item() == pytest.approx(
+        plain_formula(student, teacher, 0.0, 1.0, temperature), rel=1e-5
+    )
 
 
 def test_no_gradient_reaches_the_teacher() -> None:

@@ -57,7 +57,11 @@ def cases() -> dict[str, tuple[type, dict[str, Any], dict[str, Tensor]]]:
             {"num_labels": 4, "problem_type": "multi_label_classification"},
             {"labels": torch.tensor([[0.0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])},
         ),
-        "value": (BertForSequenceClassification, {"num_labels": 1}, {"labels": torch.tensor([0.3, -1.0, 4.0])}),
+        "value": (
+            BertForSequenceClassification,
+            {"num_labels": 1},
+            {"labels": torch.tensor([0.3, -1.0, 4.0])},
+        ),
         "tokens": (BertForTokenClassification, {"num_labels": 4}, {"labels": tags}),
         "spans": (
             BertForQuestionAnswering,
@@ -94,13 +98,17 @@ def yes_or_no(student: float, teacher: float, temperature: float) -> float:
     return divergence([student, 0.0], [teacher, 0.0], temperature)
 
 
-def by_hand(kind: str, student: Any, teacher: Any, labels: Tensor | None, temperature: float) -> tuple[float, int]:
+def by_hand(
+    kind: str, student: Any, teacher: Any, labels: Tensor | None, temperature: float
+) -> tuple[float, int]:
     """Distance from the teacher in double precision, and the number of items, from whole outputs."""
     if kind == "spans":
         total = 0.0
         for row, length in enumerate(LENGTHS):
             for name in ("start_logits", "end_logits"):
-                own, other = (getattr(one, name)[row, :length].double().tolist() for one in (student, teacher))
+                own, other = (
+                    getattr(one, name)[row, :length].double().tolist() for one in (student, teacher)
+                )
                 total += divergence(own, other, temperature) / 2
         return total, 3
     own, other = student.logits.double(), teacher.logits.double()
@@ -152,7 +160,9 @@ def test_the_distance_from_the_teacher_is_the_sum_written_out(kind: str, tempera
     hook = hooked(student, 1.0, temperature, teacher)
     assert student(**batch).loss.item() == pytest.approx(total / items, rel=1e-4)
     assert int(hook.count(student, [batch, batch])) == 2 * items
-    assert student(**batch, num_items_in_batch=torch.tensor(50)).loss.item() == pytest.approx(total / 50, rel=1e-4)
+    assert student(**batch, num_items_in_batch=torch.tensor(50)).loss.item() == pytest.approx(
+        total / 50, rel=1e-4
+    )
     hook.follow_(0.7, temperature, 0.0)
     assert student(**batch).loss.item() == pytest.approx(0.3 * own + 0.7 * total / items, rel=1e-4)
 
@@ -192,7 +202,9 @@ def test_outputs_computed_before_are_the_same_as_a_teacher(kind: str) -> None:
         output = teacher.eval()(input_ids=batch["input_ids"], attention_mask=MASK)
     known = objective_of(teacher, batch).outputs(output, batch)
     if kind in ("tokens", "spans"):
-        known = known * MASK.unsqueeze(-1) + 7.0 * (1 - MASK).unsqueeze(-1)  # what stands on padding means nothing
+        known = known * MASK.unsqueeze(-1) + 7.0 * (1 - MASK).unsqueeze(
+            -1
+        )  # what stands on padding means nothing
     hook = hooked(student, 0.9, 3.0, teacher)
     expected = student(**batch).loss
     hook.detach_()
@@ -216,13 +228,18 @@ def test_embeddings_learn_the_direction_of_the_dense_models(pooling: str, normal
             "max": lambda row, length: torch.stack(list(row[:length])).max(0).values,
         }[pooling]
         vectors.append([made(row, length) for row, length in zip(states, LENGTHS, strict=True)])
-    expected = sum(1 - float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) for a, b in zip(*vectors, strict=True))
+    expected = sum(
+        1 - float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) for a, b in zip(*vectors, strict=True)
+    )
     hook = hooked(student, 1.0, 2.0, teacher)
     output = student(**batch)
     assert output.loss.item() == pytest.approx(expected / 3, rel=1e-4)
     assert output["loss"] is output.loss
     assert int(hook.count(student, [batch])) == 3
-    assert not {name for name in student.state_dict() if "pool" in name} - {"pooler.dense.weight", "pooler.dense.bias"}
+    assert not {name for name in student.state_dict() if "pool" in name} - {
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+    }
     hook.follow_(0.5, 2.0, 0.0)
     with pytest.raises(DataError, match="have no labels to learn from"):
         student(**batch)

@@ -11,7 +11,9 @@ from torch.nn import functional
 __all__ = ["cosine_distance", "hidden_state_loss", "sigmoid_divergence", "softmax_divergence"]
 
 
-def softmax_divergence(student: Tensor, teacher: Tensor, temperature: float, kept: Tensor | None = None) -> Tensor:
+def softmax_divergence(
+    student: Tensor, teacher: Tensor, temperature: float, kept: Tensor | None = None
+) -> Tensor:
     """Returns how far the student's distribution is from the teacher's.
 
     Args:

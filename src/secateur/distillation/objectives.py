@@ -1,7 +1,8 @@
 """What a model is trained for: the loss of each head against its labels, and its distance from a teacher.
 
-Every sum runs over *items*, the things that a head is asked for: rows, tokens with a label, masked tokens. A
-step divides by the items in all its batches. Trainers count them in `labels`, which agrees where there are such:
+Every sum runs over *items*, the things that a head is asked for: rows, tokens with a label, masked tokens.
+A step divides by the items in all its batches. Trainers count them in `labels`, which agrees where there are
+such:
 
     single label      rows (labels (B,), not -100)
     multi-label       answers (labels (B, L) float): B * L, as the mean of the stock loss
@@ -191,7 +192,9 @@ class Spans(Objective):
     def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """Half of the divergences of start and end."""
         real = _real(batch, student).unsqueeze(1).expand(-1, 2, -1)
-        both = softmax_divergence(student.transpose(1, 2), teacher.transpose(1, 2), temperature, real)  # (B, 2)
+        both = softmax_divergence(
+            student.transpose(1, 2), teacher.transpose(1, 2), temperature, real
+        )  # (B, 2)
         return (both.sum(-1) * self.items(batch)).sum() / 2
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -177,7 +177,12 @@ class StudentHook:
         return _with_loss(output, loss)
 
     def _teacher_outputs(
-        self, objective: Objective, args: Any, kwargs: dict[str, Any], batch: Mapping[str, Any], device: torch.device
+        self,
+        objective: Objective,
+        args: Any,
+        kwargs: dict[str, Any],
+        batch: Mapping[str, Any],
+        device: torch.device,
     ) -> Tensor:
         known: Tensor | None = batch.get(TEACHER_LOGITS)
         if known is not None and self.hidden == 0.0:
@@ -202,7 +207,8 @@ class StudentHook:
 def _with_loss(output: Any, loss: Tensor) -> Any:
     """Returns a model's output with a loss, which comes first where such outputs have one."""
     if is_dataclass(output) and any(field.name == "loss" for field in fields(output)):
-        return type(output)(**{**output, "loss": loss})
+        kind, values = cast(Any, type(output)), cast(Any, output)
+        return kind(**{**values, "loss": loss})
     output["loss"] = loss
     return output
 

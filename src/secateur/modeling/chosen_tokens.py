@@ -36,7 +36,7 @@ class ChosenTokens:
         """Chooses tokens for the next forward passes.
 
         Args:
-            chosen: (B, S) bool; the head's output is then [1, m, ...] in their order. None means all, as usual.
+            chosen: (B, S) bool; the head's output is then [1, m, ...] in their order. None means all.
         """
         self._chosen = chosen
 

@@ -39,9 +39,7 @@ class Pooling:
         Raises:
             UnsupportedError: The mode is not known.
         """
-        entries = (
-            config if isinstance(config, Mapping) else {"sentence_embedding": _entry(config)}
-        )
+        entries = config if isinstance(config, Mapping) else {"sentence_embedding": _entry(config)}
         entry = entries.get("sentence_embedding") or {}
         mode = entry.get("pooling", "mean")
         if mode not in POOLING_MODES:

@@ -11,10 +11,12 @@ from secateur.training.augmentation import AugmentingPadder
 from secateur.training.encoding import Features, Padder, encode_rows, pad_token_of
 from secateur.training.masking import MaskingPadder, unmasked
 
-__all__ = ["can_be_altered", "padder_for", "training_features", "without_altered_rows"]
+__all__ = ["alters_rows", "can_be_altered", "padder_for", "training_features", "without_altered_rows"]
 
 
-def training_features(tokenizer: Any, task: Task, rows: Sequence[Any], max_length: int, network: Any) -> Features:
+def training_features(
+    tokenizer: Any, task: Task, rows: Sequence[Any], max_length: int, network: Any
+) -> Features:
     """Encodes rows to train on: with their targets, or whole where masks come later.
 
     Raises:
@@ -47,11 +49,17 @@ def padder_for(
     return AugmentingPadder(pad, features, words, tokenizer.all_special_ids, distillation.augmentation, seed)
 
 
+def alters_rows(recipe: Recipe) -> bool:
+    """Says whether a recipe alters rows, always or where there are few."""
+    few = recipe.small_data is not None and recipe.small_data.augmentation
+    return bool(few) or any(stage.augmentation > 0.0 for stage in recipe.stages_of(DistillationStage))
+
+
 def can_be_altered(task: Task, rows: Sequence[Any]) -> bool:
     """Says whether altered rows still are rows of a task: each must be one text that stands for itself.
 
-    A span from elsewhere breaks what holds a pair, a question and its answer, or the words of an entity together,
-    and a masked word is asked for by what stands around it.
+    A span from elsewhere breaks what holds a pair, a question and its answer, or the words of an entity
+    together, and a masked word is asked for by what stands around it.
     """
     if task.head not in ("sequence", "embedding"):
         return False

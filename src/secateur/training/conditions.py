@@ -74,7 +74,9 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
         )
     heads = head_of(teacher), head_of(student)
     if heads[0] != heads[1]:
-        raise RecipeError(f"The teacher is {HEADS[heads[0]]}, the student {HEADS[heads[1]]}: give one of its kind.")
+        raise RecipeError(
+            f"The teacher is {HEADS[heads[0]]}, the student {HEADS[heads[1]]}: give one of its kind."
+        )
     if heads[0] == "Model" and Pooling.of(own) != Pooling.of(other):
         raise RecipeError(
             f"The teacher pools its embeddings by {Pooling.of(own)}, the student by {Pooling.of(other)}: set "
@@ -82,8 +84,8 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
         )
     if heads[0] == "Model" and own.hidden_size != other.hidden_size:
         raise RecipeError(
-            f"The teacher's embeddings are {own.hidden_size} wide, the student's {other.hidden_size}: a cosine "
-            "needs equal widths."
+            f"The teacher's embeddings are {own.hidden_size} wide, the student's {other.hidden_size}: "
+            "a cosine needs equal widths."
         )
     if heads[0] not in ("ForSequenceClassification", "ForTokenClassification"):
         return
@@ -108,9 +110,9 @@ def check_lessons(plan: StepPlan, model: nn.Module) -> None:
         lesson = plan.at(step).distillation
         if lesson is None or lesson.hardness < 1.0:
             raise RecipeError(
-                f"Sentence embeddings have no labels and learn from the dense model alone, but at step {step} of "
-                f"the recipe {plan.recipe.name!r} no teacher of hardness 1 speaks: add a distillation stage with "
-                "hardness 1 over the whole run."
+                "Sentence embeddings have no labels and learn from the dense model alone, but at step "
+                f"{step} of the recipe {plan.recipe.name!r} no teacher of hardness 1 speaks: add a "
+                "distillation stage with hardness 1 over the whole run."
             )
 
 

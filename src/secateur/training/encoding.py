@@ -101,7 +101,9 @@ class Padder:
         return batch
 
 
-def encode_rows(tokenizer: Any, task: Task, rows: Sequence[Any], max_length: int, network: Any = None) -> Features:
+def encode_rows(
+    tokenizer: Any, task: Task, rows: Sequence[Any], max_length: int, network: Any = None
+) -> Features:
     """Tokenizes rows to train on.
 
     Args:

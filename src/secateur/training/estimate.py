@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from secateur.distillation.objectives import objective_of
 from secateur.recipe.plan import StepPlan
 from secateur.training.arguments import cpu_has_bf16
 from secateur.training.callback import CompressionCallback
@@ -68,8 +71,8 @@ def estimate(
 ) -> Estimate:
     """Times steps of the student as it will be trained: masks, quantizers and the teacher's pass among them.
 
-    Neither weights nor random numbers are touched: the steps are those of a copy, and the generator of PyTorch
-    goes on where it was.
+    Neither weights nor random numbers are touched: the steps are those of a copy, and the generator of
+    PyTorch goes on where it was.
 
     Args:
         network: The dense model, or one with a new head.
@@ -97,7 +100,7 @@ def estimate(
         if not live_teacher:
             stopwatch.precompute_(teacher)
         floating = stopwatch.step()
-        updating = stopwatch.seconds(lambda: callback.pruner and callback.pruner.step_(callback.pruner.sparsity))
+        updating = stopwatch.seconds(partial(_update, callback))
         quantized = floating
         if plan.quantize_step is not None:
             callback.after_step(plan.quantize_step)
@@ -122,7 +125,11 @@ class _Stopwatch:
         cuda = torch.cuda.is_available()
         if cuda:
             self.network.cuda()
-        self._half = torch.autocast("cuda" if cuda else "cpu", torch.bfloat16) if cuda or cpu_has_bf16() else nullcontext()
+        self._half = (
+            torch.autocast("cuda" if cuda else "cpu", torch.bfloat16)
+            if cuda or cpu_has_bf16()
+            else nullcontext()
+        )
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
         order = features.by_length()
@@ -137,8 +144,6 @@ class _Stopwatch:
 
     def precompute_(self, teacher: Any) -> None:
         """Asks the teacher now, so that steps find its outputs as they will in the run."""
-        from secateur.distillation.objectives import objective_of
-
         teacher = teacher.to(self.network.device).eval()
         objective = objective_of(teacher, self._batches[0])
         for place, batch in enumerate(self._batches):
@@ -151,16 +156,16 @@ class _Stopwatch:
         """Returns the seconds of a step, the mean over batches of several lengths."""
         probe = self._batches[_ROUNDS // 2]
         rows = len(probe["input_ids"])
-        first = self.seconds(lambda: self._train(_ROUNDS // 2, max(1, rows // 4)))
+        first = self.seconds(partial(self._train, _ROUNDS // 2, max(1, rows // 4)))
         if rows >= 4 and self._scale == 1 and 4 * first > _LONG:
             self._scale = 4
         kept = max(1, rows // self._scale)
         if self._scale == 1:
             self._train(_ROUNDS // 2, kept)  # what the first one allots does not count
-        total = sum(self.seconds(lambda place=place: self._train(place, kept)) for place in range(_ROUNDS))
+        total = sum(self.seconds(partial(self._train, place, kept)) for place in range(_ROUNDS))
         return total / _ROUNDS * (rows / kept)
 
-    def seconds(self, act: Any) -> float:
+    def seconds(self, act: Callable[[], object]) -> float:
         """Returns how long something takes."""
         started = time.perf_counter()
         act()
@@ -181,6 +186,11 @@ class _Stopwatch:
 
     def _moved(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: tensor.to(self.network.device) for name, tensor in batch.items()}
+
+
+def _update(callback: CompressionCallback) -> None:
+    if callback.pruner is not None:
+        callback.pruner.step_(callback.pruner.sparsity)
 
 
 def _shown(minutes: float) -> str:

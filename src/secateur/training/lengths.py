@@ -30,7 +30,9 @@ def max_tokens(network: Any, tokenizer: Any, task: Task, wanted: int | None = No
     config = network.config
     limit = int(config.max_position_embeddings)
     positions = [one for name, one in network.named_modules() if name.endswith("position_embeddings")]
-    padding = next((one.padding_idx for one in positions if getattr(one, "padding_idx", None) is not None), None)
+    padding = next(
+        (one.padding_idx for one in positions if getattr(one, "padding_idx", None) is not None), None
+    )
     if padding is not None:  # RoBERTa counts positions from the padding token on
         limit -= padding + 1
     own = getattr(tokenizer, "model_max_length", None)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from secateur.errors import DataError, StructureError, UnsupportedError
 from secateur.modeling.structure import SUPPORTED_MODEL_TYPES, find_blocks
-from secateur.tasks import TASKS, Task
+from secateur.tasks import Task
 from secateur.training.arguments import quiet_transformers
 from secateur.training.sentence_transformers import longest_text, pooling_entry, transformer_folder
 
@@ -123,8 +123,8 @@ def agreed_task(folder: str | Path, task: Task, name: str = "the data") -> Task:
     known = model_task(folder, type(task))
     if known.kind != task.kind:
         raise DataError(
-            f"The head of {folder} is of the kind {known.kind!r}, {name} of the kind {task.kind!r}: give the data "
-            "the model was fine-tuned on, or a pretrained model without a head."
+            f"The head of {folder} is of the kind {known.kind!r}, {name} of the kind {task.kind!r}: give "
+            "the data the model was fine-tuned on, or a pretrained model without a head."
         )
     lacking = sorted(set(task.labels) - set(known.labels))
     extra = sorted(set(known.labels) - set(task.labels))
@@ -138,7 +138,8 @@ def agreed_task(folder: str | Path, task: Task, name: str = "the data") -> Task:
         parts.append(f"{name} have no rows for {_some(extra)}")
     raise DataError(
         f"The labels of {folder} ({len(known.labels)}) and of {name} ({len(task.labels)}) differ: "
-        f"{'; '.join(parts)}. Give the data the model was fine-tuned on, or a pretrained model without a head."
+        f"{'; '.join(parts)}. "
+        "Give the data the model was fine-tuned on, or a pretrained model without a head."
     )
 
 
@@ -185,7 +186,7 @@ def load_network(folder: str | Path, task: Task, *, new_head: bool = False) -> A
 
 
 def _new_parts(network: Any, new_head: bool) -> tuple[str, ...]:
-    """Returns how the names of weights begin that may be missing: what stands beside the encoder, its pooler."""
+    """Returns how the names of weights begin that may be missing: the head's, and the pooler's."""
     if network.base_model is network:
         return ("pooler.",)
     if not new_head:

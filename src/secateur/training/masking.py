@@ -43,10 +43,12 @@ class MaskingPadder(Padder):
         self._seed = seed
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Returns a batch as `Padder` does, some words masked; `labels` (B, S), -100 where nothing is asked."""
+        """Returns a batch as `Padder` does, with masks; `labels` (B, S), -100 where nothing is asked."""
         batch = super().__call__([{k: v for k, v in row.items() if k != "labels"} for row in rows])
         tokens = np.concatenate([row["input_ids"] for row in rows]).astype(np.int64)
-        digest = hashlib.blake2b(tokens.tobytes(), digest_size=4, key=self._seed.to_bytes(8, "little")).digest()
+        digest = hashlib.blake2b(
+            tokens.tobytes(), digest_size=4, key=self._seed.to_bytes(8, "little")
+        ).digest()
         special = torch.isin(batch["input_ids"], self._special)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest, "little"))
@@ -55,7 +57,7 @@ class MaskingPadder(Padder):
 
 
 def unmasked(features: Features) -> Features:
-    """Returns features without their masks, taken back by the labels that stand there, and without targets."""
+    """Returns features without masks, taken back by the labels that stand there, and without targets."""
     whole = [
         [token if label < 0 else label for token, label in zip(ids, target["labels"], strict=True)]
         if "labels" in target

@@ -11,6 +11,7 @@ from secateur.modeling.pooling import POOLING_MODES
 
 __all__ = ["longest_text", "pooling_entry", "transformer_folder"]
 
+_FLAG = "pooling_mode_"
 _FLAGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
 
 
@@ -32,14 +33,17 @@ def pooling_entry(folder: Path) -> dict[str, Any] | None:
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise UnsupportedError(
-            f"{folder} is made of {', '.join(kinds)}; supported is Transformer, Pooling and, if any, Normalize."
+            f"{folder} is made of {', '.join(kinds)}; supported is Transformer, Pooling and, if any, "
+            "Normalize."
         )
     settings = _read(folder / modules[1][1] / "config.json")
-    chosen = [name for flag, name in _FLAGS.items() if settings.get(f"pooling_mode_{flag}")]
+    chosen = [name for flag, name in _FLAGS.items() if settings.get(f"{_FLAG}{flag}")]
     others = [
         key.removeprefix("pooling_mode_")
         for key, value in settings.items()
-        if key.startswith("pooling_mode_") and value is True and key.removeprefix("pooling_mode_") not in _FLAGS
+        if key.startswith("pooling_mode_")
+        and value is True
+        and key.removeprefix("pooling_mode_") not in _FLAGS
     ]
     if isinstance(settings.get("pooling_mode"), str):  # how newer versions write it
         chosen, others = [settings["pooling_mode"]], []

@@ -31,8 +31,8 @@ _ORIGINS = ("_name_or_path", "transformers_version", "architectures", "dtype", "
 class TeacherCache:
     """A folder of teachers' outputs, one file for each teacher and encoded data set.
 
-    A file's name is a hash of the teacher's weights and config and of the token ids: other weights, other rows,
-    another length limit or another tokenizer are another file, and nothing in the folder ever gets old.
+    A file's name is a hash of the teacher's weights and config and of the token ids: other weights, other
+    rows, another length limit or another tokenizer are another file, and nothing in the folder gets old.
 
     Args:
         folder: Made when the first file is written.
