@@ -15,6 +15,9 @@ from transformers import AutoConfig
 
 MAX_TOKENS = 32
 
+# Products this small gain nothing from a second thread, and wait long for it on a busy machine.
+torch.set_num_threads(1)
+
 SENTENCES = [
     "My name is Wolfgang and I live in Berlin, near the Brandenburg Gate.",
     "Hugging Face Inc. is a company based in New York City; its headquarters are in DUMBO.",
