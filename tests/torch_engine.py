@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig
 
-MAX_TOKENS = 32
+MAX_TOKENS = 96
 
 # Products this small gain nothing from a second thread, and wait long for it on a busy machine.
 torch.set_num_threads(1)

@@ -92,7 +92,8 @@ def pipeline(
         DataError: There is no such task or option.
     """
     name = _known(task)
-    return pipeline_of(Engine.from_pretrained(folder, num_threads, isa, max_tokens=max_tokens), name, **options)
+    engine = Engine.from_pretrained(folder, num_threads, isa, max_tokens=max_tokens)
+    return pipeline_of(engine, name, **options)
 
 
 def pipeline_of(engine: Engine, task: str | None = None, **options: Any) -> Pipeline[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,28 +10,22 @@ from numpy.typing import NDArray
 from secateur.runtime.engine import Engine
 from secateur.tasks.task import Encoded, Task
 
-__all__ = ["Reduce", "outputs_of"]
+__all__ = ["outputs_of"]
 
 _MAX_BATCH_TOKENS = 8192  # keeps activations of a large request small; speed no longer gains from more
-_MAX_BATCH_LOGITS = 2**23  # 32 MB: a vocabulary's logits at 1,228 of 8,192 positions would take 150 MB and more
-
-Output = NDArray[np.float32]
-Reduce = Callable[[Encoded, int, Output], Output]
+_MAX_BATCH_LOGITS = 2**23  # 32 MB; a vocabulary at 15 % of 8,192 tokens would take 150 MB and more
 
 
-def outputs_of(
-    engine: Engine, task: Task, encoded: Encoded, *, reduce: Reduce | None = None
-) -> list[NDArray[np.float32]]:
+def outputs_of(engine: Engine, task: Task, encoded: Encoded) -> list[NDArray[np.float32]]:
     """Runs features through the engine.
 
     Features of like length go together, and each batch's outputs are reduced before the next one runs, so
-    that memory is bounded by what `reduce` keeps. Safe to call from many threads at a time.
+    that memory is bounded by what `Task.reduce` keeps. Safe to call from many threads at a time.
 
     Args:
         engine: What runs the model.
         task: The task whose head the model has.
         encoded: F features.
-        reduce: Instead of the task's own: features, number of the feature, its output -> what is kept of it.
 
     Returns:
         [F] reduced outputs, in the order of the features.
@@ -39,7 +33,6 @@ def outputs_of(
     Raises:
         DataError: A feature does not fit the model.
     """
-    keep = reduce or task.reduce
     positions = encoded.positions
     types = encoded.token_type_ids if engine.num_token_types > 1 else None
     width = engine.vocab_size if task.head == "masked" else 0
@@ -53,7 +46,7 @@ def outputs_of(
             positions=None if positions is None else [positions[index] for index in batch],
         )
         for index, output in zip(batch, given, strict=True):
-            found[index] = keep(encoded, index, output)
+            found[index] = task.reduce(encoded, index, output)
     return found
 
 

@@ -8,13 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from tokenizers import Tokenizer
-
-from secateur.checkpoint.folder import TOKENIZER_FILE
-from secateur.errors import CheckpointError, DataError
+from secateur.errors import DataError
 from secateur.runtime.engine import Engine
-from secateur.runtime.pipelines.outputs import Reduce, outputs_of
-from secateur.runtime.pipelines.special_tokens import special_token_id
+from secateur.runtime.pipelines.outputs import outputs_of
+from secateur.runtime.pipelines.tokenizer_files import load_tokenizer, longest_text, unknown_token_id
 from secateur.tasks.task import Encoded, Outputs, Task
 
 __all__ = ["Pipeline", "checked_text", "counting_number"]
@@ -29,6 +26,7 @@ class Pipeline(ABC, Generic[AnyTask]):
         engine: What runs the model.
         task: What turns texts into token ids and outputs into answers.
         tokenizer: The one that lies beside the checkpoint, without padding or truncation.
+        max_length: Most tokens of a text: what the model takes, or less where the tokenizer's settings say so.
         labels: The names of the model's outputs, in their order; empty where they have none.
         unknown_id: The token that stands for an unknown word; None where the tokenizer has none.
         options: The options of a call, and what they are where a call does not say.
@@ -50,9 +48,10 @@ class Pipeline(ABC, Generic[AnyTask]):
         """
         self.engine = engine
         self.task = task
-        self.tokenizer = _load_tokenizer(engine)
+        self.tokenizer = load_tokenizer(engine.folder, engine.vocab_size)
+        self.max_length = longest_text(engine.folder, engine.max_length)
         self.labels = list(task.labels)
-        self.unknown_id = special_token_id(engine.folder, self.tokenizer, "unk")
+        self.unknown_id = unknown_token_id(engine.folder, self.tokenizer)
         self.options: dict[str, Any] = dict(self.OPTIONS)
         self.options = self._with(options)
         self._said_cut = False
@@ -76,27 +75,33 @@ class Pipeline(ABC, Generic[AnyTask]):
     def _check(self, options: Mapping[str, Any]) -> None:
         """Raises DataError for an impossible value."""
 
-    def _encode(self, rows: Sequence[Any], max_length: int | None = None, noun: str = "texts") -> Encoded:
-        """Returns the features of rows; the first call that has to cut one warns."""
-        longest = max_length or self.engine.max_length
-        encoded = self.task.encode(self.tokenizer, rows, longest)
-        if encoded.cut:
-            self._say_cut(encoded.cut, len(rows), longest, noun)
+    def encode_rows(
+        self, rows: Sequence[Any], max_length: int | None = None, *, task: Task | None = None
+    ) -> Encoded:
+        """Returns the features of rows; the first call that has to cut one warns.
+
+        Args:
+            rows: Rows of the task.
+            max_length: Most tokens of a feature, instead of the pipeline's own.
+            task: Instead of the pipeline's own.
+
+        Raises:
+            DataError: A text cannot be tokenized.
+        """
+        longest = max_length or self.max_length
+        encoded = (task or self.task).encode(self.tokenizer, rows, longest)
+        if encoded.cut and not self._said_cut:
+            self._said_cut = True
+            warnings.warn(
+                f"{encoded.cut} of {len(rows)} texts have more than the {longest} tokens that the model takes "
+                f"and were cut at the end; this is said once.",
+                stacklevel=2,
+            )
         return encoded
 
-    def _outputs(self, encoded: Encoded, reduce: Reduce | None = None) -> Outputs:
-        return outputs_of(self.engine, self.task, encoded, reduce=reduce)
-
-    def _say_cut(self, cut: int, count: int, longest: int, noun: str) -> None:
-        if self._said_cut:
-            return
-        self._said_cut = True
-        taken = "the model takes" if longest == self.engine.max_length else "are taken at a time"
-        warnings.warn(
-            f"{cut} of {count} {noun} have more than the {longest} tokens that {taken} "
-            f"and were cut at the end; this is said once.",
-            stacklevel=2,
-        )
+    def outputs(self, encoded: Encoded) -> Outputs:
+        """Returns what the model gives for features, reduced: see `outputs_of`."""
+        return outputs_of(self.engine, self.task, encoded)
 
 
 def checked_text(value: object, what: str) -> str:
@@ -138,22 +143,3 @@ def _unknown_option(task: str, name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}" if near else f"known are {', '.join(known)}" if known else "it has none"
     return f"The {task} pipeline has no option {name!r}: {hint}{'?' if near else '.'}"
-
-
-def _load_tokenizer(engine: Engine) -> Tokenizer:
-    path = engine.folder / TOKENIZER_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{engine.folder} has no {TOKENIZER_FILE}: copy the whole folder.")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more specific
-        raise CheckpointError(f"{path} is not a sound tokenizer ({error}): copy the folder again.") from None
-    if tokenizer.get_vocab_size(with_added_tokens=True) > engine.vocab_size:
-        raise CheckpointError(
-            f"{path} has {tokenizer.get_vocab_size(with_added_tokens=True)} tokens and the model only "
-            f"{engine.vocab_size}: the folder mixes the files of two models."
-        )
-    # all-MiniLM's own file pads and truncates to 128 tokens, so both are set here whatever the file says
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from secateur.errors import DataError
 from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number
-from secateur.runtime.pipelines.windows import Window, windows_of
 from secateur.tasks.probability import softmax
-from secateur.tasks.question_answering import QuestionAnswering
-from secateur.tasks.task import Encoded
+from secateur.tasks.question_answering import QuestionAnswering, Row, Window
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -81,25 +79,22 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnswering]):
         chosen = self._with(options)
         pairs = _pairs(inputs, question, context)
         alone = isinstance(inputs, Mapping) or isinstance(question, str)
-        longest = chosen["max_seq_len"] or min(384, self.engine.max_length)
-        stride = chosen["doc_stride"]
-        made = windows_of(
-            self.tokenizer, pairs, longest, min(128, longest // 2) if stride is None else stride
-        )
+        longest, stride = self._sizes(chosen)
+        task = QuestionAnswering(doc_stride=stride, window=longest)
+        encoded = self.encode_rows(pairs, longest, task=task)
         candidates: list[list[_Candidate]] = [[] for _ in pairs]
         nothing = [1.0] * len(pairs)
         many = 2 * chosen["top_k"] + 10 if chosen["align_to_words"] else chosen["top_k"]
-        outputs = self._outputs(made.encoded(), _as_is)
-        for row, window, logits in zip(made.rows, made.windows, outputs, strict=True):
-            start, end = _probabilities(logits, _allowed(window))
-            nothing[row] = min(nothing[row], float(start[0] * end[0]))
-            start[0] = end[0] = 0.0
+        outputs = self.outputs(encoded)
+        for row, window, logits in zip(encoded.rows, encoded.details, outputs, strict=True):
+            none, start, end = _probabilities(logits, window)
+            nothing[row] = min(nothing[row], none)
             for first, last, score in _best_spans(start, end, many, chosen["max_answer_len"]):
                 span = _characters(window, first, last, chosen["align_to_words"])
                 candidates[row].append((*span, score))
         found = [
-            _answers(text, spans, chosen["top_k"], none if chosen["handle_impossible_answer"] else None)
-            for (_, text), spans, none in zip(pairs, candidates, nothing, strict=True)
+            _answers(pair.context, spans, chosen["top_k"], none if chosen["handle_impossible_answer"] else None)
+            for pair, spans, none in zip(pairs, candidates, nothing, strict=True)
         ]
         if chosen["top_k"] == 1:
             found = [best[0] for best in found]
@@ -113,23 +108,27 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnswering]):
                 raise DataError(f"{name} must be True or False, but is {options[name]!r}.")
         longest, stride = options["max_seq_len"], options["doc_stride"]
         counting_number("max_seq_len", longest, none="384, or what the model takes")
-        if longest is not None and longest > self.engine.max_length:
-            raise DataError(f"max_seq_len is {longest}, but the model takes {self.engine.max_length} tokens.")
-        most = (longest or min(384, self.engine.max_length)) - 1
-        if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 0):
+        if longest is not None and longest > self.max_length:
+            raise DataError(f"max_seq_len is {longest}, but the model takes {self.max_length} tokens.")
+        if stride is None:
+            return
+        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 0:
             raise DataError(f"doc_stride must be None or an integer from 0 on, but is {stride!r}.")
-        if stride is not None and stride > most:
-            raise DataError(f"doc_stride is {stride}, but a window has {most + 1} tokens: give a smaller one.")
+        window, _ = self._sizes(options)
+        if stride >= window:
+            raise DataError(f"doc_stride is {stride}, but a window has {window} tokens: give a smaller one.")
+
+    def _sizes(self, options: Mapping[str, Any]) -> tuple[int, int]:
+        """Returns the tokens of a window, and how many of them the one before has, too."""
+        longest = options["max_seq_len"] or min(384, self.max_length)
+        stride = options["doc_stride"]
+        return longest, min(128, longest // 2) if stride is None else stride
 
 
 _Candidate = tuple[int, int, float]  # first character, the one behind the last, probability
 
 
-def _as_is(_: Encoded, __: int, output: NDArray[np.float32]) -> NDArray[np.float32]:
-    return output
-
-
-def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
+def _pairs(inputs: Any, question: Any, context: Any) -> list[Row]:
     if inputs is not None:
         if question is not None or context is not None:
             raise DataError("Give either question and context, or dictionaries with both.")
@@ -150,30 +149,29 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
             )
         given = list(zip(questions, contexts, strict=True))
     return [
-        (checked_text(one, f"Question {place}"), checked_text(other, f"Context {place}"))
+        Row(checked_text(one, f"Question {place}"), checked_text(other, f"Context {place}"))
         for place, (one, other) in enumerate(given)
     ]
 
 
-def _allowed(window: Window) -> NDArray[np.bool_]:
-    """Returns [S]: the tokens of the context, and the first one, which stands for no answer."""
-    allowed = np.array([sequence == 1 for sequence in window.sequences], np.bool_)
-    allowed[0] = True
-    return allowed
-
-
 def _probabilities(
-    logits: NDArray[np.float32], allowed: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns [S] probabilities of the answer's first and last token."""
-    start, end = softmax(np.where(allowed[:, None], logits, np.float32(-10000)).T)
-    return start * allowed, end * allowed
+    logits: NDArray[np.float32], window: Window
+) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+    """Returns the probability of no answer, and [n] those of the answer's first and last token.
+
+    All are shares among the tokens of the context and the feature's first token, which stands for no answer.
+    """
+    context = logits[window.first : window.first + len(window.offsets)]
+    shares = softmax(np.concatenate([logits[:1], context]).T)
+    return float(shares[0, 0] * shares[1, 0]), shares[0, 1:], shares[1, 1:]
 
 
 def _best_spans(
     start: NDArray[np.float32], end: NDArray[np.float32], count: int, longest: int
 ) -> list[tuple[int, int, float]]:
     """Returns first token, last token and probability of the likeliest spans, best first."""
+    if not len(start):
+        return []
     size = min(longest, len(start))
     behind = np.concatenate([end, np.zeros(size - 1, np.float32)])
     scores = (start[:, None] * np.lib.stride_tricks.sliding_window_view(behind, size)).reshape(-1)
@@ -186,13 +184,14 @@ def _best_spans(
 
 
 def _characters(window: Window, first: int, last: int, whole_words: bool) -> tuple[int, int]:
+    """Returns the characters of a span of tokens, widened to whole words as far as the window shows them."""
     if whole_words:
-        words, sequences = window.words, window.sequences
-        while sequences[first - 1] == 1 and words[first - 1] == words[first] is not None:
+        words = window.words
+        while first > 0 and words[first - 1] == words[first] >= 0:
             first -= 1
-        while sequences[last + 1 : last + 2] == [1] and words[last + 1] == words[last] is not None:
+        while last + 1 < len(words) and words[last + 1] == words[last] >= 0:
             last += 1
-    return window.offsets[first][0], window.offsets[last][1]
+    return int(window.offsets[first, 0]), int(window.offsets[last, 1])
 
 
 def _answers(

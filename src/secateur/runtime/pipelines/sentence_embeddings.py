@@ -41,7 +41,7 @@ class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddings]):
         )
         given = [texts] if isinstance(texts, str) else list(texts)
         rows = [Row(checked_text(text, f"Text {place}")) for place, text in enumerate(given)]
-        outputs = self._outputs(self._encode(rows))
+        outputs = self.outputs(self.encode_rows(rows))
         if not outputs:
             return np.zeros((0, int(self.engine.config["hidden_size"])), np.float32)
         found = np.stack(outputs)

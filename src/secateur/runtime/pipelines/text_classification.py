@@ -61,8 +61,8 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
         """
         chosen = self._with(options)
         rows, alone = _rows(texts)
-        encoded = self._encode(rows)
-        outputs = self._outputs(encoded)
+        encoded = self.encode_rows(rows)
+        outputs = self.outputs(encoded)
         function, top_k, threshold = chosen["function_to_apply"], chosen["top_k"], chosen["threshold"]
         task = self.task if function is None else TextClassification(self.labels, FUNCTIONS[function])
         best = top_k is _BEST and threshold is None
@@ -85,7 +85,7 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
         Raises:
             DataError: A text is empty or not a string, or longer than `max_tokens`.
         """
-        outputs = self._outputs(self._encode(_rows(texts)[0]))
+        outputs = self.outputs(self.encode_rows(_rows(texts)[0]))
         return np.stack(outputs) if outputs else np.zeros((0, len(self.labels)), np.float32)
 
     def encode(self, texts: Text | Sequence[Text]) -> list[list[int]]:
@@ -96,7 +96,7 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
         Raises:
             DataError: A text is empty or not a string.
         """
-        return self._encode(_rows(texts)[0]).input_ids
+        return self.encode_rows(_rows(texts)[0]).input_ids
 
     def _check(self, options: Mapping[str, Any]) -> None:
         if options["top_k"] is not _BEST:
