@@ -39,8 +39,8 @@ def keep_layers_(model: nn.Module, layers: Sequence[int]) -> None:
     """Takes all encoder layers but some out of a model, and says so in its config.
 
     The kept layers are the same modules as before, in the order given by their numbers; embeddings and head
-    stay. In a model that shares its layers (ALBERT), the number of repetitions changes and a group that is
-    used no more is taken out.
+    stay. In a model that shares its layers (ALBERT), a layer is one pass through a group: the number of
+    passes changes, and a group that is used no more is taken out.
 
     Args:
         model: A live model of a supported family, with or without a task head. It is left as it was where
@@ -53,14 +53,16 @@ def keep_layers_(model: nn.Module, layers: Sequence[int]) -> None:
         StructureError: No layers, numbers twice, out of order or out of range.
     """
     blocks = find_blocks(model)
+    grouped = getattr(model.config, "num_hidden_groups", None) is not None
+    num_layers = int(model.config.num_hidden_layers) if grouped else len(blocks)
     kept = list(layers)
-    if not kept or sorted(set(kept)) != kept or not 0 <= kept[0] <= kept[-1] < len(blocks):
+    if not kept or sorted(set(kept)) != kept or not 0 <= kept[0] <= kept[-1] < num_layers:
         raise StructureError(
-            f"The layers to keep are {kept}: give ascending numbers from 0 to {len(blocks) - 1}, "
+            f"The layers to keep are {kept}: give ascending numbers from 0 to {num_layers - 1}, "
             f"each once, at least one."
         )
-    if getattr(model.config, "num_hidden_groups", None) is not None:
-        _keep_groups_(model, kept, len(blocks))
+    if grouped:
+        _keep_groups_(model, kept, num_layers)
     else:
         _keep_modules_(model, kept, blocks[0].prefix.rpartition(".")[0])
     for config in _configs(model):
@@ -90,11 +92,6 @@ def _keep_modules_(model: nn.Module, kept: Sequence[int], path: str) -> None:
 def _keep_groups_(model: nn.Module, kept: Sequence[int], num_layers: int) -> None:
     """Layer i is a pass through group i * groups // layers; the kept ones have to read so again."""
     config = model.config
-    if config.inner_group_num != 1:
-        raise UnsupportedError(
-            f"This {config.model_type} model has {config.inner_group_num} layers in a group; "
-            f"layers can be taken out only where a group is one layer."
-        )
     group_of = [index * config.num_hidden_groups // num_layers for index in kept]
     groups = sorted(set(group_of))
     if [groups[place * len(groups) // len(kept)] for place in range(len(kept))] != group_of:
