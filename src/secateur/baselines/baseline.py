@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, ClassVar, Protocol
 
@@ -11,7 +11,7 @@ from secateur.data import Splits
 from secateur.errors import DataError
 from secateur.tasks import Encoded, Outputs
 
-__all__ = ["Baseline", "good_enough", "measure"]
+__all__ = ["Baseline", "good_enough", "measure", "timed_calls"]
 
 _TIMED_CALLS = 200
 _WARM_CALLS = 5
@@ -64,7 +64,7 @@ def measure(baseline: Baseline, splits: Splits) -> dict[str, Any]:
     return {
         **result,
         "minutes": round(minutes, 3),
-        "latency_ms": round(_latency(baseline, timed), 4),
+        "latency_ms": round(timed_calls(lambda row: baseline.outputs([row]), timed), 4),
         "size_mb": round(baseline.size_bytes() / 1e6, 3),
     }
 
@@ -84,12 +84,17 @@ def good_enough(metric: str, baseline: float, reached: float) -> str:
     return f"The model is worth its price: {figures}, {points:.1f} points above the baseline."
 
 
-def _latency(baseline: Baseline, rows: Sequence[Any]) -> float:
-    """Returns the median of single calls in milliseconds."""
+def timed_calls(call: Callable[[Any], object], rows: Sequence[Any]) -> float:
+    """Returns the median time of calls with one row in milliseconds.
+
+    Args:
+        call: What to time; its result is dropped.
+        rows: What it is called with, from the first on, at most 200 of them.
+    """
     chosen = [rows[index % len(rows)] for index in range(_WARM_CALLS + min(_TIMED_CALLS, len(rows)))]
     times = []
     for row in chosen:
         started = time.perf_counter()
-        baseline.outputs([row])
+        call(row)
         times.append(time.perf_counter() - started)
     return 1e3 * median(times[_WARM_CALLS:])

@@ -31,7 +31,7 @@ class LinearModel:
 
     def __call__(self, features: Any) -> NDArray[np.float32]:
         """Returns [n, L] float32 of a sparse matrix [n, F]."""
-        return np.asarray(features @ self.weight + self.bias, np.float32)
+        return np.asarray(features.astype(np.float32) @ self.weight + self.bias, np.float32)
 
     @property
     def nbytes(self) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from secateur.data import Splits, load_splits
-from secateur.errors import DataError
 
 __all__ = ["group_of_rows", "load_public", "split_by_group"]
 
@@ -75,13 +74,10 @@ def split_by_group(
 
 
 def _all_rows(path: Path, task: str | None) -> Splits:
-    """Loads a set of which every row is in one file; the rows are all in `train`."""
-    files = sorted(path.glob("*.jsonl*"))
-    if len(files) != 1:
-        raise DataError(f"{path} must be a folder with one .jsonl file, and has {len(files)}.")
-    splits = load_splits(files[0], task)
+    """Loads a set and puts every row of its files into `train`."""
+    splits = load_splits(path, task)
     rows = [*splits.train, *splits.validation, *splits.test]
-    return replace(splits, train=rows, validation=[], test=[], leaks={}, notes=[])
+    return replace(splits, train=rows, validation=[], test=[], leaks={})
 
 
 def _qnli(path: Path, task: str | None) -> Splits:

@@ -12,8 +12,9 @@ from secateur.baselines import baselines_of, good_enough, measure
 from secateur.commands.console import hush_libraries, note, output, print_table, show_json
 from secateur.data import Splits, load_splits
 from secateur.errors import DataError, MissingExtraError, UnsupportedError
+from secateur.tasks import task_of
 
-__all__ = ["Request", "reached", "run"]
+__all__ = ["Request", "columns_of", "reached", "run"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run(request: Request, json_file: Path | None) -> None:
         raise DataError(
             "--out is where the half-depth network goes: give --half-depth with it, or leave it out."
         )
-    splits = load_splits(request.data, request.task, request.columns or None)
+    splits = load_splits(request.data, request.task or _task_of(request.model), request.columns or None)
     note(splits.describe())
     metric = splits.task.main_metric
     compared = request.compare or _own_metrics(request)
@@ -79,6 +80,23 @@ def run(request: Request, json_file: Path | None) -> None:
         _print(splits, found, metric)
         if sentence is not None:
             output().print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def columns_of(given: Sequence[str]) -> dict[str, str]:
+    """Reads what `--column ROLE=COLUMN` gave.
+
+    Raises:
+        DataError: One has another form, or a role comes twice.
+    """
+    columns: dict[str, str] = {}
+    for pair in given:
+        role, _, column = pair.partition("=")
+        if not role or not column or role in columns:
+            raise DataError(
+                f"--column {pair} is not ROLE=COLUMN with each role once: give --column text=NAME."
+            )
+        columns[role] = column
+    return columns
 
 
 def reached(path: Path, metric: str) -> float:
@@ -110,6 +128,16 @@ def reached(path: Path, metric: str) -> float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
     raise DataError(f"{file} says nothing of {metric}: give the metrics of a checkpoint for the same task.")
+
+
+def _task_of(model: Path | None) -> str | None:
+    """Returns the task of a fine-tuned model, None where nothing says one."""
+    if model is None:
+        return None
+    try:
+        return task_of(json.loads((model / "config.json").read_text(encoding="utf-8"))).name
+    except (OSError, ValueError, UnsupportedError):
+        return None  # what is wrong with the folder is said where it is loaded
 
 
 def _own_metrics(request: Request) -> Path | None:
