@@ -18,6 +18,7 @@ import typer
 
 from secateur.commands.options import (
     CheckpointFolder,
+    ColumnOfRole,
     Data,
     EngineName,
     Isa,
@@ -132,6 +133,44 @@ def predict(
     from secateur.commands.predict import run
 
     run(model, texts, top_k, threads, isa, json_file)
+
+
+@app.command()
+def baseline(
+    data: Data,
+    task: Annotated[
+        Task | None, typer.Option(help="What the rows are for; default: that of --model.")
+    ] = None,
+    column: ColumnOfRole = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A network to halve, or a checkpoint to compare with."),
+    ] = None,
+    half_depth: Annotated[
+        bool, typer.Option("--half-depth", help="Train every second layer of --model, too.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the half-depth checkpoint goes.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Whose training the half gets: a built-in recipe or a YAML file.")
+    ] = "balanced",
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The metrics.json of a checkpoint to compare with.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
+    threads: Threads = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure what a simple model reaches on your data, to know whether a network is worth it."""
+    from secateur.commands.baseline import Request, columns_of, run
+
+    name = None if task is None else task.value
+    columns = columns_of(column or ())
+    run(
+        Request(data, name, columns, model, half_depth, out, recipe, compare, seed, threads),
+        json_file,
+    )
 
 
 @app.command()
