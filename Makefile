@@ -1,7 +1,7 @@
 # make demo   install, build, compress a real model, print the table (MODEL=FOLDER takes your own)
 # make test   what every change must pass: lint, types, build, tests
 # make check  the long ones, each also alone: check-long check-avx512 check-address check-address-python
-#             check-threads check-fuzz (FUZZ_SECONDS=, FUZZ_SEED=) check-package
+#             check-threads check-fuzz (FUZZ_SECONDS=, FUZZ_SEED=) check-package check-transformers4
 # make bench  the figures in benchmarks/results/; make bench-engine the engine's sweep, break-even and threads
 # make peers  the engines to compare with, each in its own environment (some 300 MB to download)
 #
@@ -26,7 +26,8 @@ endif
 .DELETE_ON_ERROR:
 comma := ,
 .PHONY: help install build demo test lint types pytest check check-long check-avx512 check-address \
-        check-address-python check-threads check-fuzz check-package bench bench-engine peers clean tools
+        check-address-python check-threads check-fuzz check-package check-transformers4 bench bench-engine \
+        peers clean tools
 
 help:
 	@sed -n '1,10s/^# \{0,1\}//p' Makefile
@@ -112,7 +113,8 @@ pytest: build build/kernels/.built
 
 # --- the long ones -----------------------------------------------------------------------------------------
 
-check: test check-long check-avx512 check-address check-address-python check-threads check-fuzz check-package
+check: test check-long check-avx512 check-address check-address-python check-threads check-fuzz check-package \
+       check-transformers4
 
 check-long: build
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m long
@@ -170,6 +172,24 @@ check-package: install
 	  [ "$$size" -lt 60 ] || { echo "The base install downloads $$size MB; 60 is the limit." >&2; exit 1; }
 	build/package/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links build/package/downloads secateur
 	cd build/package && venv/bin/secateur doctor && venv/bin/secateur benchmark --synthetic minilm-l6 --layers 1 --quantized --seq-len 32 --seconds 0.2
+
+# The oldest transformers that is supported, in an environment of its own, under everything that trains.
+TRANSFORMERS4 := build/transformers4
+$(TRANSFORMERS4)/.created: pyproject.toml constraints.txt $(VENV)/.installed | tools
+	@mkdir -p $(TRANSFORMERS4)
+	@echo "making an environment with transformers 4.57 in $(TRANSFORMERS4)"
+	@rm -rf $(TRANSFORMERS4)/venv && $(PYTHON) -m venv $(TRANSFORMERS4)/venv
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation -w $(TRANSFORMERS4) .
+	@$(TRANSFORMERS4)/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  "$$(ls -t $(TRANSFORMERS4)/*.whl | head -1)[train]" "transformers==4.57.*" "pytest>=8.2" "pytest-timeout>=2.3"
+	@touch $@
+
+check-transformers4: build $(TRANSFORMERS4)/.created
+	@rm -f $(TRANSFORMERS4)/*.whl && $(PIP) wheel --quiet --no-deps --no-build-isolation -w $(TRANSFORMERS4) .
+	@$(TRANSFORMERS4)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
+	  $(TRANSFORMERS4)/*.whl
+	HF_HUB_OFFLINE=1 $(TRANSFORMERS4)/venv/bin/python -m pytest -p no:cacheprovider tests/modeling tests/quantization \
+	  tests/distillation tests/training tests/export tests/baselines tests/examples tests/test_hf.py
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

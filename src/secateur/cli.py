@@ -11,12 +11,24 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from secateur.commands.options import (
+    CheckpointFolder,
+    ColumnOfRole,
+    Data,
+    EngineName,
+    Isa,
+    JsonFile,
+    LabelColumn,
+    SweepAxis,
+    Task,
+    TextColumn,
+    Threads,
+)
 from secateur.commands.recipe_app import recipe_app
 from secateur.errors import DataError, SecateurError
 
@@ -32,49 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class EngineName(str, Enum):
-    """What runs a checkpoint."""
-
-    secateur = "secateur"
-    pytorch = "pytorch"
-
-
-class Task(str, Enum):
-    """What a model does with its text."""
-
-    text_classification = "text-classification"
-
-
-CheckpointFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `compress` wrote.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="PATH",
-        help="CSV, TSV or JSON-lines file (also .gz), or a folder with train, validation and test files; "
-        "or the name of the packaged set, assistant_intents.",
-    ),
-]
-TextColumn = Annotated[
-    str | None, typer.Option("--text", metavar="NAME", help="The column that holds the text.")
-]
-LabelColumn = Annotated[
-    str | None, typer.Option("--label", metavar="NAME", help="The column that holds the label.")
-]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads to use; default: all that this process may use.")
-]
-Isa = Annotated[
-    str | None,
-    typer.Option(help="Force an instruction set, for example avx2; default: the best this CPU has."),
-]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for stdout.")
-]
-SweepAxis = Annotated[
-    str | None, typer.Option(metavar="N,N,...", help="Of a sweep: the values; --sweep alone takes good ones.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -164,6 +133,44 @@ def predict(
     from secateur.commands.predict import run
 
     run(model, texts, top_k, threads, isa, json_file)
+
+
+@app.command()
+def baseline(
+    data: Data,
+    task: Annotated[
+        Task | None, typer.Option(help="What the rows are for; default: that of --model.")
+    ] = None,
+    column: ColumnOfRole = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A network to halve, or a checkpoint to compare with."),
+    ] = None,
+    half_depth: Annotated[
+        bool, typer.Option("--half-depth", help="Train every second layer of --model, too.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the half-depth checkpoint goes.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Whose training the half gets: a built-in recipe or a YAML file.")
+    ] = "balanced",
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The metrics.json of a checkpoint to compare with.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
+    threads: Threads = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure what a simple model reaches on your data, to know whether a network is worth it."""
+    from secateur.commands.baseline import Request, columns_of, run
+
+    name = None if task is None else task.value
+    columns = columns_of(column or ())
+    run(
+        Request(data, name, columns, model, half_depth, out, recipe, compare, seed, threads),
+        json_file,
+    )
 
 
 @app.command()

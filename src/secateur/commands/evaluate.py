@@ -14,9 +14,9 @@ from secateur.commands.console import hush_libraries, print_table, show_json
 from secateur.data import Row, Splits, load_splits
 from secateur.errors import DataError, MissingExtraError
 from secateur.runtime.pipelines import pipeline
-from secateur.tasks.text_classification import score
+from secateur.tasks import Encoded, TextClassification
 
-__all__ = ["run"]
+__all__ = ["named_columns", "run"]
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
     Raises:
         SecateurError: The model or the data cannot be used.
     """
-    splits = load_splits(data, text, label)
+    splits = load_splits(data, TextClassification, named_columns(text, label))
     rows = _rows(splits, split)
     apart = splits.out_of_scope if split == "test" else []
     texts = [row.text for row in (*rows, *apart)]
@@ -57,7 +57,8 @@ def run(
         classify = pipeline(model, num_threads=threads, isa=isa)
         labels, logits = classify.labels, classify.logits(texts)
     seconds = time.perf_counter() - start
-    scores = score(labels, logits[: len(rows)], rows, logits[len(rows) :] if apart else None)
+    features = Encoded([], None, list(range(len(texts))))  # one a row: all that scoring logits needs
+    scores = TextClassification(labels).score([*rows, *apart], features, list(logits))
     results: dict[str, Any] = {
         "model": str(model),
         "data": data,
@@ -68,6 +69,11 @@ def run(
     }
     if not show_json(json_file, results):
         _print(results)
+
+
+def named_columns(text: str | None, label: str | None) -> dict[str, str]:
+    """Returns the columns that the user names, by role."""
+    return {role: column for role, column in (("text", text), ("label", label)) if column is not None}
 
 
 def _rows(splits: Splits, split: str) -> list[Row]:
@@ -87,22 +93,27 @@ def _pytorch_logits(
         import torch
 
         from secateur.hf import load_compressed
-        from secateur.training.encoding import encode_rows
-        from secateur.training.evaluation import predict_logits
-        from secateur.training.loading import labels_of, load_classifier, load_tokenizer
+        from secateur.training.evaluation import predict
+        from secateur.training.lengths import max_tokens
+        from secateur.training.loading import load_network, load_tokenizer, model_task
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"--engine pytorch needs {error.name}, which is not installed: pip install 'secateur[train]'."
         ) from error
     if threads is not None:
         torch.set_num_threads(threads)
-    network: Any = load_compressed(model) if _is_compressed(model) else load_classifier(model)
+    network: Any
+    if _is_compressed(model):
+        network = load_compressed(model)
+        task: Any = TextClassification.from_config(network.config.to_dict())
+    else:
+        task = model_task(model, TextClassification)
+        network = load_network(model, task)
     tokenizer = load_tokenizer(model)
-    labels = labels_of(network.config)
-    rows = [Row(text, labels[0]) for text in texts]  # the labels are compared afterwards
-    encoded = encode_rows(tokenizer, rows, labels, network.config.max_position_embeddings)
-    logits = predict_logits(network, encoded, pad_token_id=tokenizer.pad_token_id)
-    return labels, logits.numpy()
+    rows = [Row(text, None) for text in texts]  # the labels are compared afterwards
+    longest = max_tokens(network, tokenizer, task)
+    encoded = task.encode(tokenizer.backend_tokenizer, rows, longest)
+    return task.labels, np.stack(predict(network, task, encoded))
 
 
 def _is_compressed(model: Path) -> bool:

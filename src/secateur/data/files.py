@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV and JSON lines, plain or gzip-compressed, with the line of every mistake."""
+"""Files to records: CSV, TSV and JSON lines, plain or gzip-compressed, with the line of every mistake."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from secateur.errors import DataError
-from secateur.tasks.text_classification import LABEL_COLUMNS, TEXT_COLUMNS, Row
 
-__all__ = ["SUFFIXES", "Columns", "read_rows", "suffix_of"]
+__all__ = ["SUFFIXES", "Record", "read_records", "suffix_of"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than one long document
 
 
-class Columns(NamedTuple):
-    """The columns that hold text and label."""
+class Record(NamedTuple):
+    """What a file says in one place: the line, or the number of the object in a JSON list, and the values."""
 
-    text: str
-    label: str
+    line: int
+    values: Mapping[str, Any]
 
 
 def suffix_of(path: Path) -> str | None:
@@ -34,42 +33,31 @@ def suffix_of(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
-def read_rows(path: Path, text: str | None = None, label: str | None = None) -> tuple[list[Row], Columns]:
+def read_records(path: Path) -> list[Record]:
     """Reads a data file.
 
     Args:
         path: A file whose name ends in one of `SUFFIXES`, with or without `.gz`.
-        text: The column that holds the text; None looks for one of the usual names.
-        label: The column that holds the label; None looks for one of the usual names.
 
     Returns:
-        The rows in the order of the file, and the columns that were read.
+        The records in the order of the file, at least one.
 
     Raises:
-        DataError: If the file cannot be read, lacks a column, or a row has no text or no label.
+        DataError: If the file cannot be read, is damaged, or holds no record.
     """
     content = _read_text(path)
     suffix = suffix_of(path)
     if suffix in (".csv", ".tsv"):
-        records = _delimited(path, content, "\t" if suffix == ".tsv" else _delimiter(content))
+        records = list(_delimited(path, content, "\t" if suffix == ".tsv" else _delimiter(content)))
     elif suffix is not None:
-        records = _json(path, content)
+        records = list(_json(path, content))
     else:
         raise DataError(
             f"{path} has an unknown form; files may end in {', '.join(SUFFIXES)}, each also with .gz."
         )
-    rows: list[Row] = []
-    columns: Columns | None = None
-    for line, record in records:
-        if columns is None:
-            columns = Columns(
-                _column(path, record, text, TEXT_COLUMNS, "--text"),
-                _column(path, record, label, LABEL_COLUMNS, "--label"),
-            )
-        rows.append(_row(path, line, record, columns))
-    if columns is None:
+    if not records:
         raise DataError(f"{path} holds no rows.")
-    return rows, columns
+    return records
 
 
 def _read_text(path: Path) -> str:
@@ -96,7 +84,7 @@ def _delimiter(content: str) -> str:
     return ";" if ";" in header and "," not in header else ","
 
 
-def _delimited(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _delimited(path: Path, content: str, delimiter: str) -> Iterator[Record]:
     # TSV knows no quoting: a text that merely starts with a quote must not swallow the lines after it.
     tabs = delimiter == "\t"
     lines = io.StringIO(content, newline="")
@@ -116,7 +104,7 @@ def _delimited(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, 
                     f"{len(header)}; put quotes around fields that hold the separator."
                 )
             else:
-                yield reader.line_num, dict(zip(header, cells, strict=True))
+                yield Record(reader.line_num, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}.") from None
 
@@ -129,14 +117,14 @@ def _unquote(cell: str) -> str:
     return cell
 
 
-def _json(path: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _json(path: Path, content: str) -> Iterator[Record]:
     if content.lstrip().startswith("["):
         for number, record in enumerate(_parse(path, 1, content), start=1):
-            yield number, _object(path, number, record)
+            yield Record(number, _object(path, number, record))
         return
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
-            yield number, _object(path, number, _parse(path, number, line))
+            yield Record(number, _object(path, number, _parse(path, number, line)))
 
 
 def _parse(path: Path, line: int, content: str) -> Any:
@@ -157,42 +145,3 @@ def _object(path: Path, line: int, record: Any) -> Mapping[str, Any]:
             f'{path}, line {line}: each row must be a JSON object, as {{"text": ..., "label": ...}}.'
         )
     return record
-
-
-def _column(
-    path: Path, record: Mapping[str, Any], wanted: str | None, usual: Sequence[str], option: str
-) -> str:
-    present = ", ".join(map(str, record))
-    if wanted is not None:
-        if wanted not in record:
-            raise DataError(f"{path} has no column {wanted!r}; its columns are: {present}.")
-        return wanted
-    lowered = {str(name).lower(): str(name) for name in record}
-    found = next((lowered[name] for name in usual if name in lowered), None)
-    if found is None:
-        raise DataError(
-            f"{path} has none of the columns {', '.join(usual)}; its columns are: {present}. "
-            f"Name the right one with {option}."
-        )
-    return found
-
-
-def _row(path: Path, line: int, record: Mapping[str, Any], columns: Columns) -> Row:
-    missing = [name for name in columns if record.get(name) is None]
-    if missing:
-        raise DataError(f"{path}, line {line}: the row has no {missing[0]!r}.")
-    text, label = record[columns.text], record[columns.label]
-    if not isinstance(text, str):
-        raise DataError(
-            f"{path}, line {line}: {columns.text!r} must be a string, but is {type(text).__name__}."
-        )
-    if not isinstance(label, (str, int)):
-        raise DataError(
-            f"{path}, line {line}: {columns.label!r} must be a string or an integer, "
-            f"but is {type(label).__name__}."
-        )
-    label = str(label).strip()
-    if not text.strip() or not label:
-        empty = columns.label if text.strip() else columns.text
-        raise DataError(f"{path}, line {line}: {empty!r} is empty; fill it or delete the row.")
-    return Row(text, label)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import threading
@@ -14,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 from secateur.checkpoint.replacement import replace_folder, sync_folder
-from secateur.data import Row
 from secateur.errors import CheckpointError, RecipeError
 from secateur.training.conditions import is_whole, last_checkpoint, seed_length_groups_
 
@@ -74,18 +71,6 @@ class RunFolder:
         if not self.save_every:
             return {"save_strategy": "no", "save_total_limit": 2}
         return {"save_strategy": "steps", "save_steps": self.save_every, "save_total_limit": 2}
-
-    def tensor(self, name: str) -> Tensor | None:
-        """Returns a tensor that the run stored, or None."""
-        path = self.path / f"{name}.safetensors"
-        return load_file(path)[name] if path.is_file() else None
-
-    def store(self, name: str, tensor: Tensor) -> None:
-        """Stores a tensor that takes long to compute."""
-        draft = self.path / f"{name}.draft"
-        with self._explained():
-            save_file({name: tensor.contiguous()}, draft)
-            os.replace(draft, self.path / f"{name}.safetensors")
 
     def train(self, trainer: Trainer) -> None:
         """Trains from the newest whole checkpoint on, or from the start; Ctrl-C saves first.
@@ -181,13 +166,6 @@ class RunFolder:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"The run's state cannot be written to {self.path} ({error}).") from error
-
     def _explain(self, error: Exception, checkpoint: Path) -> None:
         """Raises CheckpointError where `error` came from writing this checkpoint."""
         if not checkpoint.exists() or is_whole(checkpoint):
@@ -232,11 +210,11 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             raise KeyboardInterrupt(f"Stopped after step {state.global_step}. {self._how_to_resume}")
 
 
-def fingerprint(rows: Iterable[Row]) -> str:
+def fingerprint(rows: Iterable[tuple[Any, ...]]) -> str:
     """Returns a short hash of rows, to know them again."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(repr((row.text, row.label)).encode())
+        digest.update(repr(tuple(row)).encode())
     return digest.hexdigest()[:16]
 
 
