@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from secateur.data.manifest import Manifest, read_manifest
 from secateur.data.record import Record
 from secateur.errors import DataError
 from secateur.tasks import (
+    TASKS,
     FillMask,
     QuestionAnswering,
     SentenceEmbeddings,
@@ -91,8 +92,17 @@ def open_source(
     )
 
 
-def guess_task(record: Record) -> type[Task]:
-    """Says what a record is for, by its columns; text classification where nothing fits."""
+def guess_task(record: Record, roles: Collection[str] = ()) -> type[Task]:
+    """Says what a record is for; text classification where nothing fits.
+
+    Args:
+        record: The first of a data set; its columns tell.
+        roles: Those that the user gives columns for; a role that one task alone has settles it.
+    """
+    for role in roles:
+        having = [task for task in TASKS.values() if role in task.columns]
+        if len(having) == 1:
+            return having[0]
     present = [str(name) for name in record.values]
     for task in (TokenClassification, QuestionAnswering):
         found = task.guess(present)
