@@ -220,6 +220,8 @@ def test_what_the_hub_does_not_give_is_one_sentence(monkeypatch: pytest.MonkeyPa
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert is_hub_id("org/name:config")
-    assert not is_hub_id("a/b/c")
+    assert not any(map(is_hub_id, ("a/b/c", "./data", "../data", "/data/set", "name")))
+    with pytest.raises(DataError, match=r"^data/train\.csv does not exist"):
+        load_splits("data/train.csv")
     with pytest.raises(DataError, match=r"^nobody/nothing is no file or folder here, and .*\.$"):
         load_from_hub("nobody/nothing")

@@ -84,7 +84,7 @@ def open_source(
         if source.name.lower().endswith(_PARQUET):
             return _from_hub(load_from_hub(str(source), cache), str(source), read_manifest(source))
         return Source({"train": Part(str(source), read_records(source, task))}, read_manifest(source))
-    if is_hub_id(str(path)):
+    if is_hub_id(str(path)) and not _is_file_name(source):
         return _from_hub(load_from_hub(str(path), cache), str(path), Manifest())
     raise DataError(
         f"{path} does not exist; give a data file, a folder, or the packaged set {', '.join(PACKAGED)}, "
@@ -156,6 +156,10 @@ def _from_hub(data: HubData, where: str, manifest: Manifest) -> Source:
     unused = [name for name in data.splits if name not in chosen.values()]
     notes = [f"The split {name} is not used." for name in unused]
     return Source({split: parts[split] for split in parts if split not in empty}, manifest, data.names, notes)
+
+
+def _is_file_name(path: Path) -> bool:
+    return suffix_of(path) is not None or path.name.lower().endswith((_PARQUET, ".gz"))
 
 
 def _split_like(split: str, names: Iterable[str]) -> str | None:
