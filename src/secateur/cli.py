@@ -11,12 +11,23 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from secateur.commands.options import (
+    CheckpointFolder,
+    Data,
+    EngineName,
+    Isa,
+    JsonFile,
+    LabelColumn,
+    SweepAxis,
+    Task,
+    TextColumn,
+    Threads,
+)
 from secateur.commands.recipe_app import recipe_app
 from secateur.errors import DataError, SecateurError
 
@@ -32,49 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class EngineName(str, Enum):
-    """What runs a checkpoint."""
-
-    secateur = "secateur"
-    pytorch = "pytorch"
-
-
-class Task(str, Enum):
-    """What a model does with its text."""
-
-    text_classification = "text-classification"
-
-
-CheckpointFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `compress` wrote.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="PATH",
-        help="CSV, TSV or JSON-lines file (also .gz), or a folder with train, validation and test files; "
-        "or the name of the packaged set, assistant_intents.",
-    ),
-]
-TextColumn = Annotated[
-    str | None, typer.Option("--text", metavar="NAME", help="The column that holds the text.")
-]
-LabelColumn = Annotated[
-    str | None, typer.Option("--label", metavar="NAME", help="The column that holds the label.")
-]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads to use; default: all that this process may use.")
-]
-Isa = Annotated[
-    str | None,
-    typer.Option(help="Force an instruction set, for example avx2; default: the best this CPU has."),
-]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for stdout.")
-]
-SweepAxis = Annotated[
-    str | None, typer.Option(metavar="N,N,...", help="Of a sweep: the values; --sweep alone takes good ones.")
-]
 
 
 @app.callback(invoke_without_command=True)
