@@ -20,6 +20,7 @@ from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
 from secateur.tasks import Task, TextClassification, task_named, task_of
+from secateur.tasks.sentence_embeddings import cosines
 from secateur.training.announcement import announce
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
 from secateur.training.callback import CompressionCallback
@@ -32,9 +33,9 @@ from secateur.training.collation import (
 )
 from secateur.training.conditions import check_teacher
 from secateur.training.encoding import Features
-from secateur.training.evaluation import evaluate, quick_score
+from secateur.training.evaluation import embeddings, evaluate, quick_score
 from secateur.training.fine_tuning import FineTuning, check_model_target, fine_tune, save_copy, tuning_steps
-from secateur.training.lengths import max_tokens
+from secateur.training.lengths import fit_window, max_tokens
 from secateur.training.loading import (
     agreed_task,
     has_head,
@@ -120,6 +121,7 @@ def compress(
     splits = data if isinstance(data, Splits) else load_splits(data, kind or _usual_task(Path(model)))
     if kind is not None and kind is not type(splits.task):
         raise DataError(f"The data are rows of {splits.task.name}, and the task is {task}: load them for it.")
+    splits = dataclasses.replace(splits, task=fit_window(splits.task, max_length))
     if not splits.train:
         raise DataError(f"{splits.name} has no training rows: give data with a train file.")
     notes: tuple[str, ...] = ()
@@ -220,6 +222,7 @@ class _Job:
             network = self._fine_tuned(metrics)
         splits = dataclasses.replace(self.splits, task=task)
         metrics["dense"] = evaluate(network, tokenizer, splits, longest)
+        vectors = embeddings(network, tokenizer, splits, longest)
         metrics["main_metric"] = task.main_metric
         if recipe.stages_of(DistillationStage) and not live:
             dense = network if teacher is None else teacher
@@ -229,6 +232,9 @@ class _Job:
         student = network  # nothing else reads the dense weights from here on
         self._train(student, teacher, tokenizer, splits, train, recipe, longest)
         metrics["compressed"] = evaluate(student, tokenizer, splits, longest)
+        for split, made in embeddings(student, tokenizer, splits, longest).items():
+            metrics["dense"][split]["cosine_to_dense"] = 1.0
+            metrics["compressed"][split]["cosine_to_dense"] = float(cosines(vectors[split], made).mean())
         metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
         metrics["minutes"] = round((time.monotonic() - self.started) / 60, 2)
         folder = export_checkpoint(student, tokenizer, self.out, recipe.to_yaml(), metrics)
@@ -331,5 +337,6 @@ class _Job:
 
 def _usual_task(model: Path) -> type[Task]:
     """Returns the task of a model's head; a model without one becomes a text classifier."""
-    found = task_of(read_config(model).to_dict())
+    config = read_config(model).to_dict()
+    found = task_of(config) if config.get("architectures") else TextClassification
     return TextClassification if found.head == "embedding" else found
