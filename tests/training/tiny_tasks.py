@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tiny_training import FILLERS, WORDS, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertModel, PreTrainedTokenizerFast
+from transformers import BertForMaskedLM, BertForTokenClassification, BertModel, PreTrainedTokenizerFast
 
 from secateur.data import Splits
 from secateur.tasks import (
@@ -47,6 +47,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     BertModel(tiny_config(vocab_size=40, max_position_embeddings=32)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def untrained(kind: str, folder: Path) -> Path:
+    """Saves a model with the head that a kind of data needs, its weights random."""
+    task = splits(kind).task
+    config = tiny_config(vocab_size=40, max_position_embeddings=32, **task.config())
+    torch.manual_seed(0)
+    head = {"token-classification": BertForTokenClassification, "fill-mask": BertForMaskedLM}[task.name]
+    head(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 
@@ -91,7 +102,8 @@ def _rows(kind: str, count: int, seed: int) -> list[Any]:
     return rows
 
 
-def splits(kind: str, train: int = 96) -> Splits:
+def splits(kind: str) -> Splits:
+    train = 240 if kind == "multi" else 96
     parts = [_rows(kind, count, seed) for seed, count in enumerate((train, 12, 24))]
     task: Any = {
         "single": TextClassification,

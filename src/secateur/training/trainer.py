@@ -48,7 +48,7 @@ from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, fingerprint
 from secateur.training.teacher_cache import TeacherCache
 
-__all__ = ["Compression", "FineTuning", "compress", "fine_tune"]
+__all__ = ["Compression", "FineTuning", "compress", "fine_tune", "usual_task"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def compress(
     kind = None if task is None else task_named(task)
     resolved = load_recipe(recipe if isinstance(recipe, Recipe) else os.fspath(recipe))
     check_target(out)
-    splits = data if isinstance(data, Splits) else load_splits(data, kind or _usual_task(Path(model)))
+    splits = data if isinstance(data, Splits) else load_splits(data, kind or usual_task(Path(model)))
     if kind is not None and kind is not type(splits.task):
         raise DataError(f"The data are rows of {splits.task.name}, and the task is {task}: load them for it.")
     splits = dataclasses.replace(splits, task=fit_window(splits.task, max_length))
@@ -335,7 +335,7 @@ class _Job:
         return teacher
 
 
-def _usual_task(model: Path) -> type[Task]:
+def usual_task(model: Path) -> type[Task]:
     """Returns the task of a model's head; a model without one becomes a text classifier."""
     config = read_config(model).to_dict()
     found = task_of(config) if config.get("architectures") else TextClassification
