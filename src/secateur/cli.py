@@ -17,16 +17,27 @@ from typing import Annotated
 import typer
 
 from secateur.commands.options import (
+    Aggregation,
     CheckpointFolder,
+    ColumnOfRole,
     Data,
+    DocStride,
     EngineName,
     Isa,
     JsonFile,
     LabelColumn,
+    MaskShare,
+    MaxAnswerLen,
+    MaxSeqLen,
+    NoAnswer,
+    NullThreshold,
     SweepAxis,
+    Targets,
     Task,
+    TaskOfModel,
     TextColumn,
     Threads,
+    Threshold,
 )
 from secateur.commands.recipe_app import recipe_app
 from secateur.errors import DataError, SecateurError
@@ -105,33 +116,80 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     engine: Annotated[EngineName, typer.Option(help="What runs the model.")] = EngineName.secateur,
+    task: TaskOfModel = None,
+    column: ColumnOfRole = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    max_seq_len: MaxSeqLen = None,
+    doc_stride: DocStride = None,
+    max_answer_len: MaxAnswerLen = None,
+    null_threshold: NullThreshold = None,
+    mask_share: MaskShare = None,
     threads: Threads = None,
     isa: Isa = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Measure a model's accuracy on labelled data."""
-    from secateur.commands.evaluate import run
+    """Measure a model on labelled data: the scores of its task."""
+    from secateur.commands.evaluate import Request, run
 
-    run(model, data, split, engine.value, text_column, label_column, threads, isa, json_file)
+    options = {
+        "doc_stride": doc_stride,
+        "max_answer_tokens": max_answer_len,
+        "null_threshold": null_threshold,
+        "share": mask_share,
+    }
+    name, columns = None if task is None else task.value, tuple(column or ())
+    request = Request(
+        *(model, data, split, engine.value, name, columns, text_column, label_column),
+        *(max_seq_len, options, threads, isa),
+    )
+    run(request, json_file)
 
 
 @app.command()
 def predict(
     model: CheckpointFolder,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="Texts; default: the lines of stdin.")
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...",
+            help="Texts, or questions on --context; default: the lines of stdin. A tab parts the texts of a "
+            'pair; a JSON object gives them names: {"text": ..., "text_pair": ...}, {"question": ..., '
+            '"context": ...}.',
+        ),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Show the k likeliest labels.")] = 1,
+    question: Annotated[str | None, typer.Option(metavar="TEXT", help="A question on --context.")] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The text that holds the answers.")
+    ] = None,
+    task: TaskOfModel = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Show the k best answers.")] = None,
+    threshold: Threshold = None,
+    aggregation: Aggregation = None,
+    target: Targets = None,
+    max_seq_len: MaxSeqLen = None,
+    doc_stride: DocStride = None,
+    max_answer_len: MaxAnswerLen = None,
+    no_answer: NoAnswer = None,
     threads: Threads = None,
     isa: Isa = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Label texts."""
-    from secateur.commands.predict import run
+    """Ask a model: labels, entities, answers, missing words or vectors for texts."""
+    from secateur.commands.predict import Request, run
 
-    run(model, texts, top_k, threads, isa, json_file)
+    options = {
+        "top_k": top_k,
+        "threshold": threshold,
+        "aggregation_strategy": aggregation,
+        "targets": target or None,
+        "max_seq_len": max_seq_len,
+        "doc_stride": doc_stride,
+        "max_answer_len": max_answer_len,
+        "handle_impossible_answer": no_answer,
+    }
+    name = None if task is None else task.value
+    run(Request(model, texts, question, context, name, options, threads, isa), json_file)
 
 
 @app.command()

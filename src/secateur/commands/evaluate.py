@@ -183,7 +183,9 @@ def _length(request: Request, longest: int) -> int:
 
 def _same_task(request: Request, config: Mapping[str, Any], wanted: type[Task]) -> type[Task]:
     if task_of(config) is not wanted:
-        raise UnsupportedError(f"{request.model} holds a model for {task_of(config).name}, not {wanted.name}.")
+        raise UnsupportedError(
+            f"{request.model} holds a model for {task_of(config).name}, not {wanted.name}."
+        )
     return wanted
 
 
@@ -204,7 +206,9 @@ def _print(results: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
     for name, value in scores.items():
         title = _TITLES.get(name, name.replace("_", " "))
         if isinstance(value, Mapping):
-            rows += [(f"{title.removesuffix(' by type')} of {key}", _shown(one)) for key, one in value.items()]
+            rows += [
+                (f"{title.removesuffix(' by type')} of {key}", _shown(one)) for key, one in value.items()
+            ]
         elif value is not None:
             rows.append((title, _shown(value)))
     rows.append(("seconds, loading included", f"{results['seconds']:.2f}"))

@@ -156,9 +156,7 @@ def _print_vectors(found: Sequence[Mapping[str, Any]]) -> None:
     print_table("", ("text", "size", "vector (whole with --json)"), rows)
 
 
-def _beside(
-    asked: tuple[str, ...], answers: Sequence[tuple[str, ...]], width: int
-) -> list[tuple[str, ...]]:
+def _beside(asked: tuple[str, ...], answers: Sequence[tuple[str, ...]], width: int) -> list[tuple[str, ...]]:
     """Returns rows of a table: what was asked beside the first answer only."""
     shown = list(answers) or [("",) * width]
     return [(*(asked if place == 0 else ("",) * len(asked)), *answer) for place, answer in enumerate(shown)]

@@ -93,7 +93,9 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnswering]):
                 span = _characters(window, first, last, chosen["align_to_words"])
                 candidates[row].append((*span, score))
         found = [
-            _answers(pair.context, spans, chosen["top_k"], none if chosen["handle_impossible_answer"] else None)
+            _answers(
+                pair.context, spans, chosen["top_k"], none if chosen["handle_impossible_answer"] else None
+            )
             for pair, spans, none in zip(pairs, candidates, nothing, strict=True)
         ]
         if chosen["top_k"] == 1:
