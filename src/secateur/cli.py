@@ -6,10 +6,7 @@ so that `secateur --help` is quick.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -40,13 +37,10 @@ from secateur.commands.options import (
     Threshold,
 )
 from secateur.commands.recipe_app import recipe_app
-from secateur.errors import DataError, SecateurError
+from secateur.commands.running import run_app
+from secateur.errors import DataError
 
 __all__ = ["app", "main"]
-
-EXIT_BUG = 1
-EXIT_USER = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="secateur",
@@ -328,62 +322,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    _show_warnings_of_our_own()
-    try:
-        status = app(args=arguments, prog_name="secateur", standalone_mode=False)
-        sys.stdout.flush()
-        if status == EXIT_INTERRUPTED:  # newer versions of typer make it a status, older ones an exception
-            raise KeyboardInterrupt
-        return int(status or 0)
-    except SecateurError as error:
-        return _complain(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("Interrupted.", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if hasattr(
-            error, "format_message"
-        ):  # a usage error of click, which typer vendors from some version on
-            return _complain(_usage_sentence(error))
-        if isinstance(error, OSError) and error.filename is not None:
-            return _complain(f"{error.filename}: {error.strerror}.")
-        if os.environ.get("SECATEUR_DEBUG"):
-            raise
-        name = type(error).__name__
-        return _complain(
-            f"This is a bug in Secateur, not a mistake of yours ({name}: {error}); "
-            f"please report it with what `secateur --debug ...` shows.",
-            EXIT_BUG,
-        )
-
-
-def _show_warnings_of_our_own() -> None:
-    """Prints what our modules log as warnings; hides the warnings that libraries mean for programmers."""
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("default", module=r"secateur\b")
-    warnings.showwarning = _show_warning
-    logger = logging.getLogger("secateur")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("secateur: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"secateur: {message}", file=sys.stderr)
-
-
-def _complain(sentence: str, status: int = EXIT_USER) -> int:
-    print(f"secateur: {sentence}", file=sys.stderr)
-    return status
-
-
-def _usage_sentence(error: Exception) -> str:
-    message = str(error.format_message()).strip().rstrip(".")  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "secateur"
-    return f"{message}; see `{command} --help`."
+    return run_app(app, arguments)

@@ -28,6 +28,7 @@ _TITLES = {
     "oos_recall": "recall of out-of-scope rows",
     "oos_auroc": "AUROC in scope against out of scope",
     "f1": "F1",
+    "f1_by_type": "F1",
     "mrr": "mean reciprocal rank",
     "n": "rows",
     "n_oos": "out-of-scope rows",
@@ -156,7 +157,7 @@ def _told(task: Task, request: Request) -> Task:
     if isinstance(task, QuestionAnswering):
         if request.max_length is not None:
             options["window"] = request.max_length
-        allowed = ("doc_stride", "window", "max_answer_tokens", "null_threshold")
+        allowed: tuple[str, ...] = ("doc_stride", "window", "max_answer_tokens", "null_threshold")
     else:
         allowed = ("share",) if isinstance(task, FillMask) else ()
     for name in options:

@@ -88,7 +88,7 @@ SweepAxis = Annotated[
 ]
 TaskOfModel = Annotated[Task | None, typer.Option(help="What the model does; default: what its config says.")]
 
-# --- what single tasks can be told ---------------------------------------------------------------------------
+# --- what single tasks can be told
 
 MaxSeqLen = Annotated[
     int | None, typer.Option(min=1, help="Most tokens of a text, or of a window with its question.")

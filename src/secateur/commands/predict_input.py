@@ -44,10 +44,7 @@ def read_input(
         if context is None:
             raise DataError("--question needs the text that holds the answer: give it with --context.")
         return [{"question": question, "context": context}]
-    if texts:
-        given = [(f"Text {place}", text) for place, text in enumerate(texts)]
-    else:
-        given = _lines_of_stdin()
+    given = [(f"Text {place}", text) for place, text in enumerate(texts or ())] or _lines_of_stdin()
     return [_one(task, where, text, context) for where, text in given]
 
 
@@ -83,7 +80,7 @@ def _record(where: str, text: str, fields: Sequence[str]) -> dict[str, Any]:
         record = json.loads(text)
     except ValueError as error:
         raise DataError(
-            f'{where} begins as a JSON object but is none ({error}): mend it, or write {{"{fields[0]}": ...}}.'
+            f'{where} begins as a JSON object but is none ({error}): write {{"{fields[0]}": ...}}.'
         ) from None
     extra = sorted(set(record) - set(fields)) if isinstance(record, Mapping) else []
     if extra:
