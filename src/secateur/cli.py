@@ -78,7 +78,8 @@ def compress(
     data: Data,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the checkpoint goes.")],
     task: Annotated[
-        Task | None, typer.Option(help="What it shall do; default: its head, or text-classification.")
+        Task | None,
+        typer.Option(help="What it shall do; default: what its head does, or what the data are for."),
     ] = None,
     recipe: Annotated[str, typer.Option(help="A built-in recipe or a YAML file.")] = "balanced",
     teacher: Annotated[
@@ -95,12 +96,13 @@ def compress(
         str | None,
         typer.Option(help="What labels mean: single-label, multi-label or regression; default: found out."),
     ] = None,
-    max_seq_len: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of a text, or of a window with its question.")
-    ] = None,
+    max_seq_len: MaxSeqLen = None,
     cache: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Keep what the teacher says of the rows, for other runs."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep what the teacher says of the rows, and data of the hub, for other runs.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
     save_every: Annotated[

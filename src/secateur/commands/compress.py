@@ -11,7 +11,7 @@ from secateur.commands.columns import columns_of
 from secateur.commands.console import hush_libraries, note, output, print_table
 from secateur.data import load_splits
 from secateur.errors import MissingExtraError
-from secateur.tasks import Task, task_named
+from secateur.tasks import Task, TextClassification, task_named
 
 __all__ = ["Request", "run"]
 
@@ -79,8 +79,11 @@ def run(request: Request) -> None:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     task = usual_task(Path(request.model)) if request.task is None else task_named(request.task)
-    columns = columns_of(task, request.columns, request.text, request.label)
-    splits = load_splits(request.data, task, columns, kind=request.kind)
+    named = (request.columns, request.text, request.label)
+    if task is None and any(named):
+        task = TextClassification
+    columns = None if task is None else columns_of(task, *named)
+    splits = load_splits(request.data, task, columns, kind=request.kind, cache=request.cache)
     note(splits.describe())
     try:
         done = compress(
@@ -101,7 +104,7 @@ def run(request: Request) -> None:
             note(str(error))
         raise
     _print(done.metrics, done.folder)
-    output().print(f"Try next: secateur predict {request.out} {_example(task)}", **_PLAIN)
+    output().print(f"Try next: secateur predict {request.out} {_example(splits.task)}", **_PLAIN)
 
 
 def _print(metrics: Mapping[str, Any], folder: Path) -> None:
@@ -121,7 +124,7 @@ def _print(metrics: Mapping[str, Any], folder: Path) -> None:
     print_table(f"{folder} ({split} rows, in PyTorch)", ("what", "dense", "compressed"), rows, numbers=2)
 
 
-def _example(task: type[Task]) -> str:
+def _example(task: Task) -> str:
     if task.name == "question-answering":
         return "--question 'who came' --context 'Ann came.'"
     return "'some [MASK] text'" if task.name == "fill-mask" else "'some text'"

@@ -19,7 +19,7 @@ from secateur.modeling.structure import find_projections
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
-from secateur.tasks import Task, TextClassification, task_named, task_of
+from secateur.tasks import Task, task_named, task_of
 from secateur.tasks.sentence_embeddings import cosines
 from secateur.training.announcement import announce
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
@@ -93,8 +93,8 @@ def compress(
         recipe: Name or path of a recipe, or a recipe. Rows are altered (`augmentation`) only where each is
             one text that stands for itself; elsewhere that part of the recipe is left out, and said so.
         out: Checkpoint folder to write; an older checkpoint there is replaced.
-        task: Name of the task; None takes that of the splits, or else of the model's head; a model without
-            one becomes a text classifier.
+        task: Name of the task; None takes that of the splits, or else of the model's head, or else what the
+            columns of the data are for.
         teacher: Folder of another dense model to learn from, with the same tokenizer and labels; None learns
             from the model itself.
         dense_out: Where to keep the dense model, if it is fine-tuned on the way; None keeps it nowhere.
@@ -335,8 +335,12 @@ class _Job:
         return teacher
 
 
-def usual_task(model: Path) -> type[Task]:
-    """Returns the task of a model's head; a model without one becomes a text classifier."""
+def usual_task(model: Path) -> type[Task] | None:
+    """Returns the task of a model's head; None for an encoder, which can become anything.
+
+    Raises:
+        UnsupportedError: See `read_config`.
+    """
     config = read_config(model).to_dict()
-    found = task_of(config) if config.get("architectures") else TextClassification
-    return TextClassification if found.head == "embedding" else found
+    found = task_of(config) if config.get("architectures") else None
+    return None if found is None or found.head == "embedding" else found

@@ -18,6 +18,8 @@ from secateur.data import Splits
 from secateur.errors import DataError, RecipeError, UnsupportedError
 from secateur.hf import load_compressed
 from secateur.recipe import Recipe
+from secateur.runtime.engine import Engine
+from secateur.runtime.pipelines import outputs_of
 from secateur.tasks import task_of
 from secateur.training import compress, fine_tune
 from secateur.training.evaluation import evaluate, model_outputs, predict
@@ -91,6 +93,12 @@ def test_every_task_is_compressed_and_scored(dense: Any, tmp_path: Path, kind: s
     again = evaluate(loaded, load_tokenizer(result.folder), dataclasses.replace(splits, task=task))
     for name, value in again["test"].items():
         assert scores[name] == pytest.approx(value, abs=1e-6), name
+    tokens = load_tokenizer(result.folder).backend_tokenizer
+    encoded = task.encode(tokens, splits.test, 32)
+    pytorch = np.concatenate([one.ravel() for one in predict(loaded, task, encoded)])
+    engine = outputs_of(Engine.from_pretrained(result.folder, 1), task, encoded)
+    ours = np.concatenate([one.ravel() for one in engine])
+    assert np.abs(pytorch - ours).mean() < 0.01 * pytorch.std()
 
 
 def test_an_encoder_becomes_what_the_data_ask_for(start: Path, tmp_path: Path, monkeypatch: Any) -> None:
