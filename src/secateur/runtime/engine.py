@@ -138,7 +138,7 @@ class Engine:
             token_type_ids if shape.num_token_types else None,
             attention_mask,
             vocab_size=self.vocab_size,
-            num_token_types=int(self._plan.num_token_types),
+            num_token_types=self.num_token_types,
             max_length=self.max_length,
             max_tokens=self.max_tokens,
             padding_id=shape.padding_id,

@@ -311,7 +311,7 @@ def _fills(
 
 
 def _best(scores: NDArray[np.float32], allowed: NDArray[np.int64], count: int) -> list[int]:
-    """Returns the allowed tokens of the largest scores, best first; sorting the whole vocabulary takes 2 ms."""
+    """Returns the allowed tokens of the largest scores, best first; sorting a whole vocabulary is slow."""
     found = scores[allowed]
     if count < len(found):
         least = np.partition(found, -count)[-count]

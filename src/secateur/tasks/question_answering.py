@@ -187,7 +187,7 @@ class QuestionAnswering(Task):
             cut += frame.cut
             offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)[frame.tokens]
             numbered = encoding.word_ids
-            words = [-1 if numbered[index] is None else numbered[index] for index in frame.tokens]
+            words = [-1 if (word := numbered[index]) is None else word for index in frame.tokens]
             for start, stop in windows(len(frame.tokens), frame.room(longest), self.doc_stride):
                 ids, types = frame.feature(start, stop)
                 input_ids.append(ids)
