@@ -245,7 +245,7 @@ class FillMask(Task):
 
     def describe(self, rows: Sequence[Row]) -> list[str]:
         """Returns the number of words: see `Task`."""
-        return [f"{sum(len(row.text.split()) for row in rows)} training words"]
+        return [f"{sum(len(row.text.split()) for row in rows)} words"]
 
 
 def mask_token_id(tokenizer: Tokenizer) -> int:

@@ -337,7 +337,7 @@ class QuestionAnswering(Task):
         """Returns how many contexts there are, and how many questions have no answer: see `Task`."""
         contexts = len({row.context for row in rows})
         nothing = sum(not row.answers for row in rows)
-        line = f"{len(rows)} training questions on {contexts} contexts"
+        line = f"{len(rows)} questions on {contexts} contexts"
         return [f"{line}, {nothing} of them without an answer" if nothing else line]
 
 
