@@ -77,16 +77,32 @@ def compress(
     ],
     data: Data,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the checkpoint goes.")],
-    task: Annotated[Task, typer.Option(help="What the model does.")] = Task.text_classification,
+    task: Annotated[
+        Task | None,
+        typer.Option(help="What it shall do; default: what its head does, or what the data are for."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="A built-in recipe or a YAML file.")] = "balanced",
     teacher: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Another fine-tuned model to learn from.")
     ] = None,
+    column: ColumnOfRole = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     dense_out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep the dense model, if it is fine-tuned on the way."),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="What labels mean: single-label, multi-label or regression; default: found out."),
+    ] = None,
+    max_seq_len: MaxSeqLen = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep what the teacher says of the rows, and data of the hub, for other runs.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
     save_every: Annotated[
@@ -98,10 +114,13 @@ def compress(
     """Prune, distil and quantize a model on your data; write a checkpoint for the engine."""
     from secateur.commands.compress import Request, run
 
-    request = Request(
-        model, data, out, task.value, recipe, teacher, dense_out, seed, threads, save_every, resume
+    name = None if task is None else task.value
+    run(
+        Request(
+            *(model, data, out, name, recipe, teacher, dense_out, seed, threads, save_every, resume),
+            *(tuple(column or ()), text_column, label_column, kind, max_seq_len, cache),
+        )
     )
-    run(request, text_column, label_column)
 
 
 @app.command()
