@@ -87,7 +87,7 @@ class TorchEngine:
 def real_tokenizer(kind: str) -> Tokenizer:
     """Returns a tokenizer with subwords of `SENTENCES`: wordpiece, bytes or unigram; always the same one."""
     special = list(SPECIAL[kind].values())
-    pad, unk, cls, sep, _ = special
+    _, unk, cls, sep, _ = special
     text = " ".join(SENTENCES)
     if kind == "wordpiece":
         letters = sorted(set(text.lower()) - {" "} - set("çàéï"))

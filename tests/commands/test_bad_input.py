@@ -139,9 +139,9 @@ def test_an_unsupported_family(refused: Run, data: Path, tmp_path: Path, out: Pa
     said = refused("compress", "--model", family, "--data", data, "--out", out).err
     assert "gpt2" in said
     assert "supported: bert" in said
-    roberta = write_tiny_checkpoint(tmp_path / "roberta")
-    edit_config(roberta, model_type="roberta")
-    assert "supported: bert" in refused("predict", roberta, "a table").err
+    other = write_tiny_checkpoint(tmp_path / "other")
+    edit_config(other, model_type="gpt2")
+    assert "gpt2" in refused("predict", other, "a table").err
 
 
 def test_a_broken_dense_model(refused: Run, classifier: Path, data: Path, tmp_path: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, overload
 
 from secateur.errors import DataError
 from secateur.runtime.engine import Engine
-from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number
+from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number, listed
 from secateur.tasks.fill_mask import FillMask, Row, mask_token_id
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class FillMaskPipeline(Pipeline[FillMask]):
                 has an impossible value.
         """
         chosen = self._with(options)
-        given = [texts] if isinstance(texts, str) else list(texts)
+        given = listed(texts)
         rows = [Row(checked_text(text, f"Text {place}")) for place, text in enumerate(given)]
         for place, row in enumerate(rows):
             if self.mask_token not in row.text:

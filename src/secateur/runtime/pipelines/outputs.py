@@ -35,6 +35,8 @@ def outputs_of(engine: Engine, task: Task, encoded: Encoded) -> list[NDArray[np.
     """
     positions = encoded.positions
     types = encoded.token_type_ids if engine.num_token_types > 1 else None
+    if len(encoded) == 1:  # a single text is what a server mostly gets: no batches to be made
+        return [task.reduce(encoded, 0, engine(encoded.input_ids, types, positions=positions)[0])]
     width = engine.vocab_size if task.head == "masked" else 0
     found: list[NDArray[np.float32]] = [_NOTHING] * len(encoded)
     lengths = [len(ids) for ids in encoded.input_ids]
@@ -58,9 +60,6 @@ def _batches(lengths: Sequence[int], asked: Sequence[int], width: int) -> Iterat
         asked: [F] at how many of them the head is asked.
         width: Logits that each of these gives, where they are many; 0 where they are few.
     """
-    if len(lengths) == 1:
-        yield [0]
-        return
     batch: list[int] = []
     tokens = logits = 0
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

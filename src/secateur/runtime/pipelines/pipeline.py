@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from secateur.errors import DataError
@@ -14,7 +14,7 @@ from secateur.runtime.pipelines.outputs import outputs_of
 from secateur.runtime.pipelines.tokenizer_files import load_tokenizer, longest_text, unknown_token_id
 from secateur.tasks.task import Encoded, Outputs, Task
 
-__all__ = ["Pipeline", "checked_text", "counting_number"]
+__all__ = ["Pipeline", "checked_text", "counting_number", "listed"]
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -119,6 +119,19 @@ def checked_text(value: object, what: str) -> str:
     if not value.strip():
         raise DataError(f"{what} is empty; leave it out or give it a word.")
     return value
+
+
+def listed(texts: Any) -> list[Any]:
+    """Returns a list of one text or of those of a list.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
+        raise DataError(f"The input must be a text or a list of them, but is {type(texts).__name__}.")
+    return list(texts)
 
 
 def counting_number(name: str, value: object, *, none: str | None = None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import DataError
-from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number
+from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number, listed
 from secateur.tasks.probability import softmax
 from secateur.tasks.question_answering import QuestionAnswering, Row, Window
 
@@ -135,7 +135,7 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[Row]:
     if inputs is not None:
         if question is not None or context is not None:
             raise DataError("Give either question and context, or dictionaries with both.")
-        records = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        records = [inputs] if isinstance(inputs, Mapping) else listed(inputs)
         for place, record in enumerate(records):
             if not isinstance(record, Mapping) or not {"question", "context"} <= set(record):
                 raise DataError(f"Input {place} must be a dictionary with 'question' and 'context'.")
@@ -143,8 +143,8 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[Row]:
     elif question is None or context is None:
         raise DataError(f"A {'question' if question is None else 'context'} is missing: give both.")
     else:
-        questions = [question] if isinstance(question, str) else list(question)
-        contexts = [context] * len(questions) if isinstance(context, str) else list(context)
+        questions = listed(question)
+        contexts = [context] * len(questions) if isinstance(context, str) else listed(context)
         if len(questions) != len(contexts):
             raise DataError(
                 f"There are {len(questions)} questions and {len(contexts)} contexts: give one context for "

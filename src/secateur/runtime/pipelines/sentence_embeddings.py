@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from secateur.errors import DataError
-from secateur.runtime.pipelines.pipeline import Pipeline, checked_text
+from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, listed
 from secateur.tasks.sentence_embeddings import Row, SentenceEmbeddings
 
 __all__ = ["SentenceEmbeddingsPipeline"]
@@ -39,7 +39,7 @@ class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddings]):
         chosen = self._with(
             {} if normalize_embeddings is None else {"normalize_embeddings": normalize_embeddings}
         )
-        given = [texts] if isinstance(texts, str) else list(texts)
+        given = listed(texts)
         rows = [Row(checked_text(text, f"Text {place}")) for place, text in enumerate(given)]
         outputs = self.outputs(self.encode_rows(rows))
         if not outputs:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import DataError
-from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number
+from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number, listed
 from secateur.tasks.label_kind import Kind
 from secateur.tasks.text_classification import Answer, Row, TextClassification
 
@@ -60,7 +60,9 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
             DataError: A text is empty or not a string, or an option has an impossible value.
         """
         chosen = self._with(options)
-        rows, alone = _rows(texts)
+        rows, alone = self._rows(texts)
+        if not rows:
+            return []
         encoded = self.encode_rows(rows)
         outputs = self.outputs(encoded)
         function, top_k, threshold = chosen["function_to_apply"], chosen["top_k"], chosen["threshold"]
@@ -85,7 +87,7 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
         Raises:
             DataError: A text is empty or not a string, or longer than `max_tokens`.
         """
-        outputs = self.outputs(self.encode_rows(_rows(texts)[0]))
+        outputs = self.outputs(self.encode_rows(self._rows(texts)[0]))
         return np.stack(outputs) if outputs else np.zeros((0, len(self.labels)), np.float32)
 
     def encode(self, texts: Text | Sequence[Text]) -> list[list[int]]:
@@ -96,7 +98,21 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
         Raises:
             DataError: A text is empty or not a string.
         """
-        return self.encode_rows(_rows(texts)[0]).input_ids
+        return self.encode_rows(self._rows(texts)[0]).input_ids
+
+    def _rows(self, texts: Any) -> tuple[list[Row], bool]:
+        """Returns rows, and whether it is one that came without a list."""
+        if isinstance(texts, str):
+            return [Row(checked_text(texts, "Text 0"))], True
+        rows, alone = _rows(texts)
+        if any(row.text_pair is not None for row in rows):
+            add = self.tokenizer.num_special_tokens_to_add
+            if add(True) <= add(False):
+                raise DataError(
+                    "The tokenizer of this model knows no pairs of texts: give single ones, or a model that "
+                    "was trained on pairs."
+                )
+        return rows, alone
 
     def _check(self, options: Mapping[str, Any]) -> None:
         if options["top_k"] is not _BEST:
@@ -120,7 +136,8 @@ def _rows(texts: Any) -> tuple[list[Row], bool]:
     alone = isinstance(texts, (str, Mapping)) or (
         isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
     )
-    return [_row(text, place) for place, text in enumerate([texts] if alone else texts)], alone
+    given = [texts] if alone else listed(texts)
+    return [_row(text, place) for place, text in enumerate(given)], alone
 
 
 def _row(text: object, place: int) -> Row:

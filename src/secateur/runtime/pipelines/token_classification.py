@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, overload
 
 from secateur.errors import DataError
-from secateur.runtime.pipelines.pipeline import Pipeline, checked_text
+from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, listed
 from secateur.tasks.entities import AGGREGATIONS
 from secateur.tasks.token_classification import TokenClassification, row_of_text
 
@@ -56,7 +56,7 @@ class TokenClassificationPipeline(Pipeline[TokenClassification]):
             DataError: A text is empty or not a string, or an option has an impossible value.
         """
         chosen = self._with(options)
-        given = [texts] if isinstance(texts, str) else list(texts)
+        given = listed(texts)
         rows = [row_of_text(checked_text(text, f"Text {place}")) for place, text in enumerate(given)]
         encoded = self.encode_rows(rows)
         answers = self.task.answers(
