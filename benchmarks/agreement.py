@@ -27,8 +27,8 @@ from secateur.data import load_splits
 from secateur.hf import load_compressed
 from secateur.runtime.engine import Engine
 from secateur.runtime.pipelines import TextClassificationPipeline
-from secateur.training.encoding import EncodedRows
-from secateur.training.evaluation import predict_logits
+from secateur.tasks import Encoded, TextClassification
+from secateur.training.evaluation import predict
 
 MARGIN = 0.02  # of the row's range of PyTorch logits
 MOST_DIFFERENT = 0.002  # of all rows
@@ -77,7 +77,8 @@ def main() -> int:
     sequences = encoder.encode(texts)
     model = load_compressed(arguments.checkpoint)
     torch.set_num_threads(1)
-    pytorch = predict_logits(model, EncodedRows(sequences, [0] * len(sequences)), pad_token_id=0).numpy()
+    encoded = Encoded(sequences, None, list(range(len(sequences))))
+    pytorch = np.stack(predict(model, TextClassification(encoder.labels), encoded))
 
     by_isa: dict[str, Any] = {}
     logits = {}

@@ -24,19 +24,22 @@ import secateur
 from secateur.data import load_splits
 from secateur.export import export_checkpoint
 from secateur.recipe import Recipe, load_recipe
-from secateur.training.encoding import EncodedRows, Padder, encode_rows
+from secateur.tasks import task_of
+from secateur.training.collation import padder_for, training_features
+from secateur.training.encoding import Features, Padder
 from secateur.training.learning_rate import learning_rate_scheduler
-from secateur.training.loading import labels_of, load_classifier, load_tokenizer
+from secateur.training.lengths import max_tokens
+from secateur.training.loading import load_network, load_tokenizer, model_task, read_config
 
 
-def train_(student: Any, recipe: Recipe, rows: EncodedRows, pad_token_id: int, seed: int = 42) -> None:
+def train_(student: Any, recipe: Recipe, rows: Features, padder: Padder, seed: int = 42) -> None:
     """Trains a dense model by a recipe, in place.
 
     Args:
-        student: A fine-tuned classifier; a copy of it teaches, unless the rows have teacher_logits.
+        student: A fine-tuned model; a copy of it teaches, unless the rows bring the teacher's outputs.
         recipe: What to do; its batch size counts the rows of one process.
         rows: Encoded rows.
-        pad_token_id: The id to pad with.
+        padder: Makes batches of them.
         seed: Seeds dropout and the order of the rows.
     """
     set_seed(seed)
@@ -44,13 +47,11 @@ def train_(student: Any, recipe: Recipe, rows: EncodedRows, pad_token_id: int, s
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     order = torch.Generator()
     sampler = LengthGroupedSampler(settings.batch_size, dataset=rows, generator=order)
-    loader = accelerator.prepare(
-        DataLoader(rows, settings.batch_size, sampler=sampler, collate_fn=Padder(pad_token_id))
-    )
+    loader = accelerator.prepare(DataLoader(rows, settings.batch_size, sampler=sampler, collate_fn=padder))
     steps_per_epoch = len(loader)
     total_steps = math.ceil(settings.epochs * steps_per_epoch)
 
-    teacher = None if rows.teacher_logits is not None else copy.deepcopy(student)
+    teacher = None if rows.teacher_outputs is not None else copy.deepcopy(student)
     callback = secateur.CompressionCallback(recipe, teacher)
     callback.attach_(student, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
 
@@ -84,16 +85,17 @@ def main(model: str, data: str, out: str, recipe: str = "balanced") -> None:
     """Trains and exports.
 
     Args:
-        model: A fine-tuned classifier.
+        model: A fine-tuned model, for any task.
         data: What `secateur compress --data` takes.
         out: Folder to write.
         recipe: A built-in recipe or a YAML file.
     """
-    student, tokenizer = load_classifier(model), load_tokenizer(model)
-    labels, train = labels_of(student.config), load_splits(data).train
-    resolved = load_recipe(recipe).stretched(len(train))
-    rows = encode_rows(tokenizer, train, labels, student.config.max_position_embeddings)
-    train_(student, resolved, rows, tokenizer.pad_token_id)
+    task = model_task(model, task_of(read_config(model).to_dict()))
+    student, tokenizer = load_network(model, task), load_tokenizer(model)
+    longest = max_tokens(student, tokenizer, task)
+    rows = training_features(tokenizer, task, load_splits(data, task).train, longest, student)
+    resolved = load_recipe(recipe).stretched(len(rows))
+    train_(student, resolved, rows, padder_for(tokenizer, task, student, rows, resolved, 42))
     if Accelerator().is_main_process:
         export_checkpoint(student, tokenizer, out, resolved.to_yaml())
         print(secateur.read_checkpoint(out).quantization)

@@ -108,7 +108,7 @@ def test_compress_refuses_a_recipe_that_does_not_fit_the_data_before_it_begins(
     def begun(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("secateur.training.trainer.load_classifier", begun)
+    monkeypatch.setattr("secateur.training.trainer.load_network", begun)
     path = tmp_path / "late.yaml"
     path.write_text(
         "name: late\ntraining: {epochs: 1, learning_rate: 0.1, batch_size: 16}\n"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from tiny_training import tiny_rows, tiny_tokenizer
+from tiny_training import TASK, tiny_rows, tiny_tokenizer
 
+from secateur.tasks import Encoded
 from secateur.training.augmentation import AugmentingPadder
-from secateur.training.encoding import EncodedRows, Padder, encode_rows
+from secateur.training.encoding import Features, Padder, encode_rows
 
 
-def rows() -> EncodedRows:
-    return encode_rows(tiny_tokenizer(), tiny_rows(40, 0), ["music", "travel", "weather"], 24)
+def rows() -> Features:
+    return encode_rows(tiny_tokenizer(), TASK, tiny_rows(40, 0), 24)
 
 
-def padder(train: EncodedRows, fraction: float, seed: int = 0) -> AugmentingPadder:
+def padder(train: Features, fraction: float, seed: int = 0) -> AugmentingPadder:
     return AugmentingPadder(0, train, range(4, 27), tiny_tokenizer().all_special_ids, fraction, seed)
 
 
@@ -41,6 +42,6 @@ def test_the_fraction_and_the_seed_decide() -> None:
 
 
 def test_rows_without_words_are_left_alone() -> None:
-    empty = EncodedRows([[2, 3], [2, 3]], [0, 1])
+    empty = Features(Encoded([[2, 3], [2, 3]], None, [0, 1]), [{}, {}])
     batch = padder(empty, 1.0)([empty[0], empty[1]])
     assert batch["input_ids"].tolist() == [[2, 3], [2, 3]]

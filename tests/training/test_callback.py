@@ -126,7 +126,7 @@ def test_embeddings_and_dropout_follow_the_recipe(tmp_path: Path) -> None:
 
 def test_logits_in_the_batch_take_the_teachers_place(tmp_path: Path) -> None:
     train = rows()
-    train.teacher_logits = torch.randn(len(train), 3)
+    train.teacher_outputs = list(torch.randn(len(train), 3))
     trainer(tmp_path, tiny_model(), CompressionCallback(recipe(PRUNING, DISTILLATION)), train).train()
 
 
@@ -171,8 +171,8 @@ def test_one_callback_serves_one_trainer_and_one_model(tmp_path: Path) -> None:
 
 
 def test_an_unknown_family_is_refused_when_the_trainer_is_made(tmp_path: Path) -> None:
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+    from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    config = DistilBertConfig(vocab_size=20, dim=16, n_layers=1, n_heads=2, hidden_dim=32, num_labels=3)
-    with pytest.raises(UnsupportedError, match="distilbert"):
-        trainer(tmp_path, DistilBertForSequenceClassification(config), CompressionCallback(recipe(PRUNING)))
+    config = GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2, num_labels=3, pad_token_id=0)
+    with pytest.raises(UnsupportedError, match="gpt2"):
+        trainer(tmp_path, GPT2ForSequenceClassification(config), CompressionCallback(recipe(PRUNING)))

@@ -17,7 +17,7 @@ from secateur.hf import load_compressed
 from secateur.recipe import Recipe
 from secateur.tasks import TextClassification
 from secateur.training import compress, fine_tune
-from secateur.training.fine_tuning import evaluate
+from secateur.training.evaluation import evaluate
 from secateur.training.loading import load_tokenizer
 
 RECIPE = {

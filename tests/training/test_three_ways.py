@@ -14,10 +14,11 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from secateur.data import Splits
 from secateur.export import export_checkpoint
+from secateur.tasks import TextClassification
 from secateur.training import CompressionCallback, compress
 from secateur.training.arguments import grouped_by_length
 from secateur.training.encoding import Padder, encode_rows
-from secateur.training.loading import labels_of, load_classifier, load_tokenizer
+from secateur.training.loading import load_network, load_tokenizer, model_task
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from plain_loop import train_
@@ -53,8 +54,9 @@ def test_the_three_ways_give_the_same_weights(
         classifier_folder, tiny_splits, made, tmp_path / "command", seed=SEED, progress=False
     ).folder
 
-    student = load_classifier(classifier_folder)
-    rows = encode_rows(tokenizer, tiny_splits.train, labels_of(student.config), 24)
+    task = model_task(classifier_folder, TextClassification)
+    student = load_network(classifier_folder, task)
+    rows = encode_rows(tokenizer, task, tiny_splits.train, 24)
     set_seed(SEED)
     known = TrainingArguments.__dataclass_fields__
     own = Trainer(
@@ -81,8 +83,8 @@ def test_the_three_ways_give_the_same_weights(
     own.train()
     script = export_checkpoint(student, tokenizer, tmp_path / "script", made.to_yaml())
 
-    student = load_classifier(classifier_folder)
-    train_(student, made, rows, tokenizer.pad_token_id, SEED)
+    student = load_network(classifier_folder, task)
+    train_(student, made, rows, Padder(tokenizer.pad_token_id), SEED)
     loop = export_checkpoint(student, tokenizer, tmp_path / "loop", made.to_yaml())
 
     assert weights(command) == weights(script)

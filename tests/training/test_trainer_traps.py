@@ -311,7 +311,7 @@ def test_a_teacher_that_cannot_speak_to_the_student_is_refused(tmp_path: Path) -
 
 def test_teacher_logits_of_another_width_are_refused(tmp_path: Path) -> None:
     train = rows()
-    train.teacher_logits = torch.randn(len(train), 6)
+    train.teacher_outputs = list(torch.randn(len(train), 6))
     run = trainer(tmp_path, tiny_model(), CompressionCallback(recipe(PRUNING, DISTILLATION)), train)
     with pytest.raises(DataError, match="must know the same labels"):
         run.train()

@@ -20,7 +20,7 @@ from secateur.data import Row
 from secateur.recipe import Recipe
 from secateur.tasks import TextClassification
 from secateur.training import CompressionCallback
-from secateur.training.encoding import EncodedRows, Padder, encode_rows
+from secateur.training.encoding import Features, Padder, encode_rows
 
 WORDS = {
     "weather": ["rain", "sun", "snow", "cold", "warm"],
@@ -91,15 +91,15 @@ def tiny_model(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
     return BertForSequenceClassification(tiny_config(num_labels=3, **changes))
 
 
-def rows(count: int = 32) -> EncodedRows:
-    return encode_rows(tiny_tokenizer(), tiny_rows(count, 0), LABELS, 24)
+def rows(count: int = 32) -> Features:
+    return encode_rows(tiny_tokenizer(), TASK, tiny_rows(count, 0), 24)
 
 
 def trainer(
     folder: Path,
     model: BertForSequenceClassification | None,
     callback: CompressionCallback | None,
-    train: EncodedRows | None = None,
+    train: Features | None = None,
     others: tuple[Any, ...] = (),
     **arguments: Any,
 ) -> Trainer:

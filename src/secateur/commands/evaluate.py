@@ -93,22 +93,27 @@ def _pytorch_logits(
         import torch
 
         from secateur.hf import load_compressed
-        from secateur.training.encoding import encode_rows
-        from secateur.training.evaluation import predict_logits
-        from secateur.training.loading import labels_of, load_classifier, load_tokenizer
+        from secateur.training.evaluation import predict
+        from secateur.training.lengths import max_tokens
+        from secateur.training.loading import load_network, load_tokenizer, model_task
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"--engine pytorch needs {error.name}, which is not installed: pip install 'secateur[train]'."
         ) from error
     if threads is not None:
         torch.set_num_threads(threads)
-    network: Any = load_compressed(model) if _is_compressed(model) else load_classifier(model)
+    network: Any
+    if _is_compressed(model):
+        network = load_compressed(model)
+        task: Any = TextClassification.from_config(network.config.to_dict())
+    else:
+        task = model_task(model, TextClassification)
+        network = load_network(model, task)
     tokenizer = load_tokenizer(model)
-    labels = labels_of(network.config)
-    rows = [Row(text, labels[0]) for text in texts]  # the labels are compared afterwards
-    encoded = encode_rows(tokenizer, rows, labels, network.config.max_position_embeddings)
-    logits = predict_logits(network, encoded, pad_token_id=tokenizer.pad_token_id)
-    return labels, logits.numpy()
+    rows = [Row(text, None) for text in texts]  # the labels are compared afterwards
+    longest = max_tokens(network, tokenizer, task)
+    encoded = task.encode(tokenizer.backend_tokenizer, rows, longest)
+    return task.labels, np.stack(predict(network, task, encoded))
 
 
 def _is_compressed(model: Path) -> bool:

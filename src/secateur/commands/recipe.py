@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.plot import plot_page, require_plotly
 from secateur.recipe.schema import recipe_schema_text
-from secateur.recipe.timeline import Event, timeline
+from secateur.recipe.timeline import time_line_table, timeline
 from secateur.recipe.times import counts_steps
 
 __all__ = ["check", "list_recipes", "print_time_line", "show_schema"]
@@ -84,9 +84,7 @@ def print_time_line(plan: StepPlan, rows: int | None) -> None:
         plan: The recipe on the run.
         rows: Training rows; None leaves out steps, which are not real then.
     """
-    in_steps = rows is not None
-    columns = ("epochs", *(("steps",) if in_steps else ()), "what", "how", "from → to")
-    print_table(_title(plan, rows), columns, [_row(plan, event, in_steps) for event in timeline(plan)])
+    print_table(*time_line_table(plan, rows))
 
 
 def list_recipes(json_file: Path | None) -> None:
@@ -117,28 +115,6 @@ def _least_rows(recipe: Recipe) -> int:
     """Returns the fewest rows with which the run is not stretched."""
     steps_per_epoch = math.ceil(recipe.training.min_steps / recipe.training.epochs)
     return (steps_per_epoch - 1) * recipe.training.batch_size + 1
-
-
-def _title(plan: StepPlan, rows: int | None) -> str:
-    recipe = plan.recipe
-    run = f"{recipe.name}: {recipe.training.epochs:.4g} epochs"
-    if rows is not None:
-        run += (
-            f" of {plan.steps_per_epoch:,} steps, {plan.total_steps:,} in all "
-            f"({rows:,} rows, {recipe.training.batch_size} a step)"
-        )
-    return run
-
-
-def _row(plan: StepPlan, event: Event, in_steps: bool) -> tuple[str, ...]:
-    epochs = f"{_epoch(event.start, plan)} – {_epoch(event.end, plan)}"
-    steps = (f"{event.start:,} – {event.end:,}",) if in_steps else ()
-    change = event.before if event.before == event.after else f"{event.before} → {event.after}"
-    return (epochs, *steps, event.kind, event.what, change)
-
-
-def _epoch(step: int, plan: StepPlan) -> str:
-    return f"{step / plan.steps_per_epoch:.2f}".rstrip("0").rstrip(".")
 
 
 def _as_json(plan: StepPlan, in_steps: bool) -> dict[str, object]:

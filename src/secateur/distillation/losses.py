@@ -1,4 +1,4 @@
-"""Distillation losses as pure functions."""
+"""Distances between a student and its teacher, as pure functions."""
 
 from __future__ import annotations
 
@@ -8,48 +8,76 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["distillation_loss", "hidden_state_loss"]
+__all__ = ["cosine_distance", "hidden_state_loss", "sigmoid_divergence", "softmax_divergence"]
 
 
-def distillation_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels_loss: Tensor | float,
-    hardness: float,
-    temperature: float,
-    num_items: Tensor | int | None = None,
+def softmax_divergence(
+    student: Tensor, teacher: Tensor, temperature: float, kept: Tensor | None = None
 ) -> Tensor:
-    """Mixes the loss against the labels with the distance from the teacher.
+    """Returns how far the student's distribution is from the teacher's.
 
     Args:
-        student_logits: (B, L) float; computed in float32.
-        teacher_logits: (B, L) float, no gradient.
-        labels_loss: The loss against the labels, divided by the same number of items.
-        hardness: Weight of the teacher, 0-1.
+        student: (..., L) logits, float; computed in float32.
+        teacher: (..., L) logits, float, no gradient.
         temperature: Softens both distributions, T.
-        num_items: What the sum over rows is divided by; None means B.
+        kept: (..., L) bool, the outcomes that exist; None means all. At least one in every row.
 
     Returns:
-        Scalar float32: (1 - hardness) * labels_loss + hardness * T**2 * KL(teacher || student) / num_items.
+        (...,) float32: T**2 * KL(teacher || student).
 
     Source:
         Hinton et al., "Distilling the knowledge in a neural network" (2015), section 2.
     """
-    student = functional.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher = functional.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
-    divergence = functional.kl_div(student, teacher, reduction="sum", log_target=True)
-    count = student_logits.shape[0] if num_items is None else num_items
-    soft = divergence * (temperature**2 * hardness) / count
-    if hardness == 1.0:  # keeps a labels' loss that is infinite, or not there, out of the sum
-        return soft
-    return soft + (1.0 - hardness) * torch.as_tensor(labels_loss, dtype=torch.float32, device=soft.device)
+    own, other = student.float() / temperature, teacher.detach().float() / temperature
+    if kept is not None:  # not -inf: infinity minus infinity, even where it is not used, has no gradient
+        floor = torch.finfo(torch.float32).min
+        own, other = own.masked_fill(~kept, floor), other.masked_fill(~kept, floor)
+    own, other = functional.log_softmax(own, dim=-1), functional.log_softmax(other, dim=-1)
+    parts = functional.kl_div(own, other, reduction="none", log_target=True)
+    if kept is not None:
+        parts = parts.masked_fill(~kept, 0.0)
+    return parts.sum(-1) * temperature**2
+
+
+def sigmoid_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Returns how far each of the student's yes-or-no answers is from the teacher's.
+
+    Its gradient is that of the binary cross entropy against the teacher's probabilities; less their entropy
+    it is 0 where both agree.
+
+    Args:
+        student: (...,) logits, float; computed in float32.
+        teacher: (...,) logits, float, no gradient.
+        temperature: Softens both, T.
+
+    Returns:
+        (...,) float32: T**2 * KL between the two Bernoulli distributions.
+    """
+    own, other = student.float() / temperature, teacher.detach().float() / temperature
+    sure = torch.sigmoid(other)
+    cross = functional.binary_cross_entropy_with_logits(own, sure, reduction="none")
+    entropy = functional.binary_cross_entropy_with_logits(other, sure, reduction="none")
+    return (cross - entropy) * temperature**2
+
+
+def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Returns 1 - cosine of each row.
+
+    Args:
+        student: (B, H) float; computed in float32.
+        teacher: (B, H) float, no gradient.
+
+    Returns:
+        (B,) float32, 0 to 2.
+    """
+    return 1.0 - functional.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
 
 
 def hidden_state_loss(
     student_states: Sequence[Tensor],
     teacher_states: Sequence[Tensor],
     attention_mask: Tensor | None,
-    num_items: Tensor | int | None = None,
+    items: Tensor | None = None,
 ) -> Tensor:
     """Returns how far the student's hidden states are from the teacher's.
 
@@ -57,23 +85,22 @@ def hidden_state_loss(
         student_states: One (B, S, H) float for each layer.
         teacher_states: One (B, S, H) float for each layer, no gradient.
         attention_mask: (B, S), 1 = a token that counts; None counts all.
-        num_items: What the sum over rows is divided by; None means B.
+        items: (B,) how much each row weighs; None means 1.
 
     Returns:
         Scalar float32: squared distances, averaged over the features and the tokens of a row, summed over
-        layers and rows, divided by `num_items`.
+        layers and, as they weigh, rows.
 
     Source:
         Jiao et al., "TinyBERT" (2020), equation 8 with W_h the identity, since both have the same width.
     """
-    first = student_states[0]
-    count = first.shape[0] if num_items is None else num_items
-    total = torch.zeros((), device=first.device)
+    total = torch.zeros((), device=student_states[0].device)
     for student, teacher in zip(student_states, teacher_states, strict=True):
         squares = (student.float() - teacher.detach().float()).square().mean(-1)  # (B, S)
         if attention_mask is None:
-            total = total + squares.mean(-1).sum()
+            rows = squares.mean(-1)
         else:
             weights = attention_mask.to(squares.dtype)
-            total = total + ((squares * weights).sum(-1) / weights.sum(-1)).sum()
-    return total / count
+            rows = (squares * weights).sum(-1) / weights.sum(-1)
+        total = total + (rows if items is None else rows * items).sum()
+    return total

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from secateur.distillation.losses import distillation_loss, hidden_state_loss
+from secateur.distillation.losses import hidden_state_loss
+from secateur.distillation.objectives import IGNORED, Objective, objective_of, require_targets
 from secateur.errors import DataError, RecipeError, StructureError
+from secateur.modeling.chosen_tokens import ChosenTokens
 from secateur.modeling.structure import find_blocks
 
 __all__ = ["TEACHER_LOGITS", "StudentHook"]
 
 TEACHER_LOGITS = "teacher_logits"
 _COUNT = "num_items_in_batch"
-_IGNORED_LABEL = -100
 
 
 class StudentHook:
     """Replaces the loss in a student's output while it trains.
 
     The stock Trainer stays as it is: it asks the student for its loss and gets one that the teacher has part
-    in. The sum over rows is divided by the Trainer's `num_items_in_batch` where it is given. transformers'
-    classifiers ignore that number and return a mean, so that without this hook gradient accumulation under
-    transformers 5 multiplies the gradient by the number of accumulated batches.
+    in, by the objective of its head (`objective_of`). The sum over items is divided by the Trainer's
+    `num_items_in_batch` where it is given. Most of transformers' heads ignore that number and return a mean,
+    so that without this hook gradient accumulation under transformers 5 multiplies the gradient by the number
+    of accumulated batches. The student's own loss is not computed: its targets stay with the hook.
 
     Args:
         hardness: Weight of the teacher, 0-1; 0 needs no teacher and only sets the divisor right.
-        temperature: See `distillation_loss`.
-        teacher: The dense model; None where every batch brings `teacher_logits` (B, L), computed before.
+        temperature: See the objectives.
+        teacher: The dense model; None where every batch brings `teacher_logits`, computed before: what
+            `Objective.outputs` makes of the teacher's output, (B, L) or, padded, (B, S, L).
         hidden: Weight of the distance between the hidden states after every layer; above 0 needs a teacher
             with as many layers of the same width.
     """
@@ -43,10 +47,11 @@ class StudentHook:
         self.temperature = temperature
         self.hidden = hidden
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+        self._objective: Objective | None = None
         self._handles: list[Any] = []
-        self._precomputed: Tensor | None = None
-        self._count: Tensor | int | None = None
+        self._batch: dict[str, Any] = {}
         self._takes_count = True
+        self._chosen: list[ChosenTokens] = []  # of the student, and of the teacher
         self._student_states = _States()
         self._teacher_states = _States()
 
@@ -54,7 +59,7 @@ class StudentHook:
         """Hangs the hook on a student.
 
         Args:
-            student: A transformers classifier whose forward takes `labels` and returns `logits` and `loss`.
+            student: A transformers model with one of the heads that `objective_of` knows.
         """
         if self._handles:
             raise StructureError("The hook hangs on a student already: detach_() it first.")
@@ -95,81 +100,117 @@ class StudentHook:
 
     def detach_(self) -> None:
         """Takes the hook off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for handle in (*self._handles, *self._chosen):
+            detach = getattr(handle, "detach_", None) or handle.remove
+            detach()
+        self._handles, self._chosen, self._objective = [], [], None
+
+    def count(self, student: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Tensor | None:
+        """Counts the items in batches, as the loss will; None where there is no batch.
+
+        Args:
+            student: The student.
+            batches: What its forward will be given in one step.
+
+        Raises:
+            DataError: They lack their targets.
+        """
+        total: Tensor | None = None
+        for batch in batches:
+            objective = self._objective_for(student, batch)
+            require_targets(batch, objective.targets)
+            items = objective.items(batch).sum()
+            total = items if total is None else total + items.to(total.device)
+        return total
+
+    def _objective_for(self, student: nn.Module, batch: Mapping[str, Any]) -> Objective:
+        if self._objective is None:
+            self._objective = objective_of(student, batch)
+            if self._objective.masked:
+                models = [student] if self.teacher is None else [student, self.teacher]
+                self._chosen = [ChosenTokens(model) for model in models]
+        return self._objective
 
     def _before(self, student: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        self._precomputed = kwargs.get(TEACHER_LOGITS)
-        self._count = kwargs.get(_COUNT)
         self._student_states.clear()
         ours = {TEACHER_LOGITS} if self._takes_count else {TEACHER_LOGITS, _COUNT}
+        if student.training:
+            objective = self._objective_for(student, kwargs)
+            require_targets(kwargs, objective.targets)
+            self._batch = dict(kwargs)
+            if args:
+                self._batch.setdefault("input_ids", args[0])
+            ours |= {"labels", *objective.targets}
+            if objective.masked:
+                self._chosen[0].choose(kwargs["labels"] != IGNORED)
         return args, {name: value for name, value in kwargs.items() if name not in ours}
 
     def _after(self, student: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        precomputed, self._precomputed = self._precomputed, None
+        if self._chosen:
+            self._chosen[0].choose(None)
         if not student.training:
             self._student_states.clear()
             return output
-        labels = kwargs.get("labels")
-        if labels is None:
-            raise DataError(
-                "The student was trained without labels: every batch must bring 'labels', and the Trainer "
-                "must not take them away, as label smoothing and compute_loss_func do."
-            )
-        logits = getattr(output, "logits", None)
-        if logits is None or not labels.dtype == torch.long:
-            raise DataError(
-                "The student must be a classifier with integer labels that returns its logits "
-                f"(got labels of type {labels.dtype})."
-            )
-        logits = logits.reshape(-1, logits.shape[-1])
-        targets = labels.reshape(-1)
-        kept = targets != _IGNORED_LABEL
-        given, self._count = self._count, None
-        count: Tensor | int = int(kept.sum()) if given is None else given
-        labels_loss: Tensor | float = 0.0
-        if self.hardness < 1.0:
-            total = functional.cross_entropy(
-                logits.float(), targets, ignore_index=_IGNORED_LABEL, reduction="sum"
-            )
-            labels_loss = total / count
-        if self.hardness == 0.0:
-            output.loss = labels_loss
-            return output
-        self._teacher_states.clear()
-        teacher_logits = self._teacher_logits(args, kwargs, precomputed, logits.device)
-        if teacher_logits.numel() != logits.numel() or teacher_logits.shape[-1] != logits.shape[-1]:
-            raise DataError(
-                f"The teacher gives logits {tuple(teacher_logits.shape)} for a batch in which the student "
-                f"gives {tuple(output.logits.shape)}: both must know the same labels."
-            )
-        teacher_logits = teacher_logits.reshape(logits.shape)
-        output.loss = distillation_loss(
-            logits[kept], teacher_logits[kept], labels_loss, self.hardness, self.temperature, count
-        )
-        if self.hidden > 0.0:
-            output.loss = output.loss + self.hidden * hidden_state_loss(
-                self._student_states.take(), self._teacher_states.take(), kwargs.get("attention_mask"), count
-            )
-        return output
+        batch, self._batch = self._batch, {}
+        objective = self._objective_for(student, batch)
+        outputs = objective.outputs(output, batch)
+        items = objective.items(batch)
+        given = batch.get(_COUNT)
+        count = torch.as_tensor(items.sum() if given is None else given).to(outputs.device).clamp(min=1)
+        loss = torch.zeros((), device=outputs.device)
+        if self.hardness < 1.0:  # at 1 a labels' loss that is infinite, or not there, stays out of the sum
+            loss = loss + (1.0 - self.hardness) * objective.labels_loss(outputs, batch) / count
+        if self.hardness > 0.0:
+            self._teacher_states.clear()
+            learnt = self._teacher_outputs(objective, args, kwargs, batch, outputs.device)
+            if learnt.shape != outputs.shape:
+                raise DataError(
+                    f"The teacher gives {tuple(learnt.shape)} for a batch in which the student gives "
+                    f"{tuple(outputs.shape)}: both must know the same labels, or be equally wide."
+                )
+            distance = objective.distance(outputs, learnt, batch, self.temperature)
+            loss = loss + self.hardness * distance / count
+            if self.hidden > 0.0:
+                states = self._student_states.take(), self._teacher_states.take()
+                apart = hidden_state_loss(*states, kwargs.get("attention_mask"), items)
+                loss = loss + self.hidden * apart / count
+        return _with_loss(output, loss)
 
-    def _teacher_logits(
-        self, args: Any, kwargs: dict[str, Any], precomputed: Tensor | None, device: torch.device
+    def _teacher_outputs(
+        self,
+        objective: Objective,
+        args: Any,
+        kwargs: dict[str, Any],
+        batch: Mapping[str, Any],
+        device: torch.device,
     ) -> Tensor:
-        if precomputed is not None and self.hidden == 0.0:
-            return precomputed
+        known: Tensor | None = batch.get(TEACHER_LOGITS)
+        if known is not None and self.hidden == 0.0:
+            return known.to(device)
         if self.teacher is None:
             raise RecipeError(
                 "The recipe distils, but there is no teacher: give CompressionCallback a teacher, or the "
                 f"batches a column {TEACHER_LOGITS!r}."
             )
-        inputs = {name: value for name, value in kwargs.items() if name not in ("labels", _COUNT)}
+        inputs = {name: value for name, value in kwargs.items() if name != _COUNT}
         if next(self.teacher.parameters()).device != device:
             self.teacher.to(device)  # the Trainer moves the student only
+        if objective.masked:
+            self._chosen[1].choose(batch["labels"] != IGNORED)
         with torch.no_grad():
-            logits: Tensor = self.teacher(*args, **inputs).logits
-        return logits
+            output = self.teacher(*args, **inputs)
+        if objective.masked:
+            self._chosen[1].choose(None)
+        return objective.outputs(output, batch)
+
+
+def _with_loss(output: Any, loss: Tensor) -> Any:
+    """Returns a model's output with a loss, which comes first where such outputs have one."""
+    if is_dataclass(output) and any(field.name == "loss" for field in fields(output)):
+        kind, values = cast(Any, type(output)), cast(Any, output)
+        return kind(**{**values, "loss": loss})
+    output["loss"] = loss
+    return output
 
 
 class _States:
@@ -182,7 +223,9 @@ class _States:
     def attach_(self, model: nn.Module) -> list[Any]:
         blocks = find_blocks(model)
         self.shape = (len(blocks), blocks[0].hidden_size)
-        return [block.ffn_norm.register_forward_hook(self._catch) for block in blocks]
+        # Layers that share their weights are one module, which speaks once for each of them.
+        norms = {id(block.ffn_norm): block.ffn_norm for block in blocks}
+        return [norm.register_forward_hook(self._catch) for norm in norms.values()]
 
     def take(self) -> list[Tensor]:
         states, self._states = self._states, []

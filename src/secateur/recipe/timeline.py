@@ -9,7 +9,7 @@ from secateur.recipe.recipe import QuantizationStage
 from secateur.recipe.stages import DistillationStage
 from secateur.recipe.times import shown
 
-__all__ = ["Event", "timeline"]
+__all__ = ["Event", "time_line_table", "timeline"]
 
 _ORDER = ("frozen", "learning rate", "distillation", "pruning", "quantization")
 
@@ -51,6 +51,43 @@ def timeline(plan: StepPlan) -> list[Event]:
             frozen = "int8 simulated, ranges frozen"
             events.append(Event("quantization", plan.freeze_step, plan.total_steps, frozen, "int8", "int8"))
     return sorted(events, key=lambda event: (event.start, _ORDER.index(event.kind), event.end))
+
+
+def time_line_table(plan: StepPlan, rows: int | None) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns what a recipe does as a table.
+
+    Args:
+        plan: The recipe on the run.
+        rows: Training rows; None leaves out steps, which are not real then.
+
+    Returns:
+        Its title, its columns and its rows.
+    """
+    in_steps = rows is not None
+    columns = ("epochs", *(("steps",) if in_steps else ()), "what", "how", "from → to")
+    return _title(plan, rows), columns, [_row(plan, event, in_steps) for event in timeline(plan)]
+
+
+def _title(plan: StepPlan, rows: int | None) -> str:
+    recipe = plan.recipe
+    run = f"{recipe.name}: {recipe.training.epochs:.4g} epochs"
+    if rows is not None:
+        run += (
+            f" of {plan.steps_per_epoch:,} steps, {plan.total_steps:,} in all "
+            f"({rows:,} rows, {recipe.training.batch_size} a step)"
+        )
+    return run
+
+
+def _row(plan: StepPlan, event: Event, in_steps: bool) -> tuple[str, ...]:
+    epochs = f"{_epoch(event.start, plan)} – {_epoch(event.end, plan)}"
+    steps = (f"{event.start:,} – {event.end:,}",) if in_steps else ()
+    change = event.before if event.before == event.after else f"{event.before} → {event.after}"
+    return (epochs, *steps, event.kind, event.what, change)
+
+
+def _epoch(step: int, plan: StepPlan) -> str:
+    return f"{step / plan.steps_per_epoch:.2f}".rstrip("0").rstrip(".")
 
 
 def _frozen(plan: StepPlan) -> list[Event]:

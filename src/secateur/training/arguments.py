@@ -13,7 +13,9 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-__all__ = ["cpu_has_bf16", "grouped_by_length", "quiet_transformers", "training_arguments"]
+__all__ = ["LOG_EVERY", "cpu_has_bf16", "grouped_by_length", "quiet_transformers", "training_arguments"]
+
+LOG_EVERY = 10  # steps between two losses that a progress bar shows
 
 
 def training_arguments(
@@ -27,8 +29,9 @@ def training_arguments(
     seed: int,
     schedule: str = "linear",
     saving: Mapping[str, Any] | None = None,
+    logging_steps: int = 0,
 ) -> TrainingArguments:
-    """Returns arguments for a run that logs nothing on the way.
+    """Returns arguments for a run that reports to nobody but its callbacks.
 
     Args:
         output_dir: Working folder of the Trainer.
@@ -40,6 +43,7 @@ def training_arguments(
         seed: Seeds weights, dropout and the order of the rows.
         schedule: Name of transformers' learning rate schedule.
         saving: Arguments that say when to save; None saves nothing.
+        logging_steps: Steps between two logs, which callbacks hear; 0 logs nothing.
     """
     known = {field.name for field in fields(TrainingArguments)}
     values: dict[str, Any] = {
@@ -52,7 +56,8 @@ def training_arguments(
         "optim": "adamw_torch_fused",
         "seed": seed,
         **({"save_strategy": "no"} if saving is None else saving),
-        "logging_strategy": "no",
+        "logging_strategy": "steps" if logging_steps else "no",
+        "logging_steps": logging_steps or 500,
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,

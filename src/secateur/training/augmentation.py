@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from secateur.training.encoding import EncodedRows, Padder
+from secateur.training.encoding import Features, Padder
 
 __all__ = ["AugmentingPadder"]
 
@@ -36,7 +36,7 @@ class AugmentingPadder(Padder):
     def __init__(
         self,
         pad_token_id: int,
-        rows: EncodedRows,
+        rows: Features,
         words: Sequence[int],
         special_ids: Sequence[int],
         fraction: float,

@@ -31,12 +31,14 @@ from secateur.sparsity import PRUNERS, Pattern, Pruner, sparsity_of
 from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
+    check_lessons,
     check_teacher,
     note_run,
     processes,
     require_equal_masks,
     seed_length_groups_,
 )
+from secateur.training.connection import count_items_, group_own_parameters_
 from secateur.training.freezing import Freezer
 from secateur.training.learning_rate import steer_
 
@@ -62,7 +64,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         callback.finish_()              after the last one
 
     There the model's own `loss` is the one to minimize; with gradient accumulation, give the model
-    `num_items_in_batch`, the labels in all batches of a step. To resume: `attach_`, load the state dict,
+    `num_items_in_batch`, the items in all batches of a step (secateur.distillation.objectives says what they
+    are). To resume: `attach_`, load the state dict,
     `resume_(step)`.
 
     Args:
@@ -98,7 +101,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         Call `attach_` before the optimizer is made and before the model is wrapped for several processes.
 
         Args:
-            model: A classifier of a supported family.
+            model: A model of a supported family, with any of the heads in `secateur.distillation`.
             steps_per_epoch: Optimizer steps an epoch.
             total_steps: Optimizer steps of the run.
 
@@ -189,8 +192,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
 
         Reporters such as TensorBoard then see `sparsity` and `quantized` beside the loss (they come before a
         user's callbacks otherwise), what a method itself learns gets its own groups in the optimizer, and
-        gradient accumulation is exact with transformers 4.57 too, whose BERT hears nothing of
-        `num_items_in_batch`.
+        gradient accumulation is exact with every head and both versions of transformers: a Trainer counts
+        nothing where batches have no `labels`, and with 4.57 BERT hears nothing of `num_items_in_batch`.
 
         Args:
             trainer: A stock Trainer that was given this callback.
@@ -202,17 +205,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             )
         callbacks.remove(self)
         callbacks.insert(0, self)
-        trainer.model_accepts_loss_kwargs = True  # the hook strips what the model does not take
-        create = trainer.create_optimizer
-
-        def create_optimizer(*args: Any, **kwargs: Any) -> Any:
-            fresh = trainer.optimizer is None
-            optimizer = create(*args, **kwargs)
-            if fresh:
-                self.group_parameters_(optimizer)
-            return optimizer
-
-        trainer.create_optimizer = create_optimizer
+        count_items_(trainer, self._hook)
+        group_own_parameters_(trainer, self.group_parameters_)
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Attaches everything to the model; called by the Trainer.
@@ -337,6 +331,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
 
     def _begin_(self, steps_per_epoch: int, total_steps: int, several_processes: bool) -> None:
         plan = StepPlan.of(self.recipe, steps_per_epoch, total_steps, self._found_sparsity)
+        check_lessons(plan, self._model)
         quantized = 0 if plan.quantize_step is None else plan.quantize_step + 1
         self._plan, self._goal = plan, max(quantized, *(span.end for span in plan.pruning), 0)
         for quantizer in find_quantizers(self._model).values():

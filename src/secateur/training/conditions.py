@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from secateur.distillation.objectives import HEADS, head_of
 from secateur.errors import RecipeError, StructureError
+from secateur.modeling.pooling import Pooling
+from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import Recipe
 from secateur.sparsity import Pruner
 
 __all__ = [
     "check_arguments",
     "check_checkpoint",
+    "check_lessons",
     "check_teacher",
     "is_whole",
     "last_checkpoint",
@@ -68,6 +72,23 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
             f"The teacher has a vocabulary of {own.vocab_size} tokens, the student one of "
             f"{other.vocab_size}: the same ids would mean other words; give one with the student's tokenizer."
         )
+    heads = head_of(teacher), head_of(student)
+    if heads[0] != heads[1]:
+        raise RecipeError(
+            f"The teacher is {HEADS[heads[0]]}, the student {HEADS[heads[1]]}: give one of its kind."
+        )
+    if heads[0] == "Model" and Pooling.of(own) != Pooling.of(other):
+        raise RecipeError(
+            f"The teacher pools its embeddings by {Pooling.of(own)}, the student by {Pooling.of(other)}: set "
+            "sentence_embedding alike in their configs."
+        )
+    if heads[0] == "Model" and own.hidden_size != other.hidden_size:
+        raise RecipeError(
+            f"The teacher's embeddings are {own.hidden_size} wide, the student's {other.hidden_size}: "
+            "a cosine needs equal widths."
+        )
+    if heads[0] not in ("ForSequenceClassification", "ForTokenClassification"):
+        return
     if own.num_labels != other.num_labels or own.id2label != other.id2label:
         differ = next((i for i in sorted(other.id2label) if own.id2label.get(i) != other.id2label[i]), None)
         place = f"label {differ} is {other.id2label[differ]!r} to the student" if differ is not None else ""
@@ -75,6 +96,24 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
             f"The teacher has {own.num_labels} labels and the student {other.num_labels}, "
             f"or in another order ({place or 'the teacher has more'}): fine-tune the teacher alike."
         )
+
+
+def check_lessons(plan: StepPlan, model: nn.Module) -> None:
+    """Checks that a model whose data have no labels has a teacher at every step.
+
+    Raises:
+        RecipeError: It has not.
+    """
+    if head_of(model) != "Model":
+        return
+    for step in range(plan.total_steps):
+        lesson = plan.at(step).distillation
+        if lesson is None or lesson.hardness < 1.0:
+            raise RecipeError(
+                "Sentence embeddings have no labels and learn from the dense model alone, but at step "
+                f"{step} of the recipe {plan.recipe.name!r} no teacher of hardness 1 speaks: add a "
+                "distillation stage with hardness 1 over the whole run."
+            )
 
 
 def is_whole(checkpoint: str | Path) -> bool:

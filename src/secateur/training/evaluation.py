@@ -1,42 +1,151 @@
-"""Logits of a PyTorch model over a data set."""
+"""Outputs and scores of a PyTorch model over rows of a task."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from secateur.training.encoding import EncodedRows, Padder
+from secateur.data import Splits
+from secateur.errors import DataError
+from secateur.modeling.chosen_tokens import ChosenTokens
+from secateur.modeling.pooling import Pooling
+from secateur.tasks import Encoded, Task
+from secateur.training.encoding import Features, Padder, pad_token_of, takes_token_types
+from secateur.training.lengths import max_tokens
 
-__all__ = ["predict_logits"]
+__all__ = ["evaluate", "model_outputs", "predict", "quick_score"]
+
+_QUICK_ROWS = 200
 
 
-def predict_logits(model: Any, rows: EncodedRows, *, pad_token_id: int, batch_size: int = 64) -> Tensor:
-    """Runs a classifier in evaluation mode over all rows, longest first.
+def predict(network: Any, task: Task, encoded: Encoded, *, batch_size: int = 64) -> list[NDArray[np.float32]]:
+    """Runs a model over features and gives what the task's `answers` and `score` take.
 
     Args:
-        model: A transformers sequence classifier; its training mode is restored afterwards.
-        rows: Encoded rows.
-        pad_token_id: The id to pad with.
-        batch_size: Rows a batch.
+        network: A transformers model with the task's head; its training mode is restored afterwards.
+        task: The task.
+        encoded: What `task.encode` made.
+        batch_size: Features a batch.
 
     Returns:
-        (rows, num_labels) float32, in the order of the rows.
+        [F] reduced outputs, in the order of the features.
     """
-    was_training = model.training
-    model.eval()
-    pad = Padder(pad_token_id)
-    order = rows.by_length()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = pad([{"input_ids": rows.input_ids[i], "labels": rows.labels[i]} for i in chosen])
-            batch.pop("labels")
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            parts.append(model(**batch).logits.float().cpu())
-    model.train(was_training)
-    logits = torch.empty(len(order), parts[0].shape[-1])
-    logits[torch.tensor(order)] = torch.cat(parts)
-    return logits
+    return model_outputs(network, task, encoded, batch_size=batch_size, reduce=True)
+
+
+def model_outputs(
+    network: Any, task: Task, encoded: Encoded, *, batch_size: int = 64, reduce: bool = False
+) -> list[NDArray[np.float32]]:
+    """Runs a model over features, longest first.
+
+    Args:
+        network: As in `predict`.
+        task: As in `predict`.
+        encoded: As in `predict`.
+        batch_size: Features a batch.
+        reduce: Makes each output small by the task's `reduce` at once.
+
+    Returns:
+        [F] outputs as `task.head` says: [L], [S, L], [m, V] at `encoded.positions`, or [H].
+
+    Raises:
+        DataError: A masked model is asked for no positions.
+    """
+    features = Features(encoded, [{}] * len(encoded), token_types=takes_token_types(network))
+    if task.head == "masked" and encoded.positions is None and len(encoded):
+        raise DataError("A masked language model is asked for no token: mask one.")
+    pad = Padder(pad_token_of(network))
+    outputs: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(features)
+    order = features.by_length()
+    was_training = network.training
+    network.eval()
+    chosen = ChosenTokens(network) if task.head == "masked" else None
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                numbers = order[start : start + batch_size]
+                batch = {
+                    name: one.to(network.device) for name, one in pad([features[i] for i in numbers]).items()
+                }
+                for number, output in zip(
+                    numbers, _outputs(network, task, encoded, numbers, batch, chosen), strict=True
+                ):
+                    outputs[number] = task.reduce(encoded, number, output) if reduce else output
+    finally:
+        network.train(was_training)
+        if chosen is not None:
+            chosen.detach_()
+    return outputs
+
+
+def evaluate(network: Any, tokenizer: Any, splits: Splits, max_length: int | None = None) -> dict[str, Any]:
+    """Scores a model on the validation and test rows, where there are any.
+
+    Args:
+        network: A transformers model whose labels are those of the data's task, in the same order.
+        tokenizer: Its tokenizer.
+        splits: The data.
+        max_length: Most tokens of a feature; None means what `max_tokens` says.
+
+    Returns:
+        `validation` and `test`, as the task's `score` gives them.
+    """
+    longest = max_tokens(network, tokenizer, splits.task, max_length)
+    result = {}
+    for name, rows in (("validation", splits.validation), ("test", splits.test)):
+        if not rows:
+            continue
+        given = [*rows, *splits.out_of_scope] if name == "test" else rows
+        encoded = splits.task.encode(tokenizer.backend_tokenizer, given, longest)
+        result[name] = splits.task.score(given, encoded, predict(network, splits.task, encoded))
+    return result
+
+
+def quick_score(
+    network: Any, tokenizer: Any, splits: Splits, max_length: int
+) -> Callable[[], float | None] | None:
+    """Returns what gives the main score on some validation rows; None where there are none.
+
+    It is for showing how a run goes, not for reporting: a few hundred rows cost less than a percent of a run.
+    """
+    rows = splits.validation[:_QUICK_ROWS]
+    if not rows:
+        return None
+    encoded = splits.task.encode(tokenizer.backend_tokenizer, rows, max_length)
+
+    def score() -> float | None:
+        found = splits.task.score(rows, encoded, predict(network, splits.task, encoded))
+        value = found.get(splits.task.main_metric)
+        return None if value is None else float(value)
+
+    return score
+
+
+def _outputs(
+    network: Any, task: Task, encoded: Encoded, numbers: list[int], batch: dict[str, Any], chosen: Any
+) -> list[NDArray[np.float32]]:
+    if chosen is not None:
+        assert encoded.positions is not None
+        asked = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+        for row, number in enumerate(numbers):
+            asked[row, encoded.positions[number]] = True
+        chosen.choose(asked)
+        logits = network(**batch).logits[0].float().cpu().numpy()
+        ends = np.cumsum([len(encoded.positions[number]) for number in numbers])
+        return list(np.split(logits, ends[:-1]))
+    output = network(**batch)
+    if task.head == "embedding":
+        pooled = Pooling.of(network.config)(output.last_hidden_state, batch["attention_mask"])
+        return list(pooled.float().cpu().numpy())
+    if getattr(output, "logits", None) is None:
+        found = torch.stack((output.start_logits, output.end_logits), dim=-1)
+    else:
+        found = output.logits
+    array = found.float().cpu().numpy()
+    if task.head == "sequence":
+        return list(array)
+    return [array[row, : len(encoded.input_ids[number])] for row, number in enumerate(numbers)]

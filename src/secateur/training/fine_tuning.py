@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -13,16 +14,20 @@ from typing import Any
 from transformers import Trainer, set_seed
 
 from secateur.data import Splits
+from secateur.distillation.teacher import StudentHook
 from secateur.errors import UnsupportedError
-from secateur.training.arguments import quiet_transformers, training_arguments
-from secateur.training.encoding import EncodedRows, Padder, encode_rows
-from secateur.training.evaluation import predict_logits
-from secateur.training.loading import load_classifier, load_tokenizer
+from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
+from secateur.training.collation import padder_for, training_features
+from secateur.training.connection import count_items_
+from secateur.training.evaluation import evaluate, quick_score
+from secateur.training.lengths import max_tokens
+from secateur.training.loading import has_head, load_network, load_tokenizer
 from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, SeededOrder
 
-__all__ = ["FineTuning", "check_model_target", "evaluate", "fine_tune", "max_tokens", "save_copy"]
+__all__ = ["FineTuning", "check_model_target", "evaluate", "fine_tune", "save_copy", "tuning_steps"]
 
+EPOCHS = 5.0
 MIN_STEPS = 400  # a few hundred rows need many passes
 
 
@@ -44,29 +49,32 @@ def fine_tune(
     splits: Splits,
     out: str | Path,
     *,
-    epochs: float = 5,
+    epochs: float = EPOCHS,
     min_steps: int | None = None,
     learning_rate: float = 1e-4,
     batch_size: int = 32,
     seed: int = 42,
     warmup_fraction: float = 0.1,
     weight_decay: float = 0.01,
+    max_length: int | None = None,
     progress: bool = True,
     run: RunFolder | None = None,
 ) -> FineTuning:
-    """Fine-tunes a pretrained encoder for classification.
+    """Fine-tunes a pretrained encoder for the task of the data.
 
     Args:
-        model: Folder of a pretrained encoder; its head, if any, is replaced.
+        model: Folder of a pretrained encoder; its head, if any, is replaced, but that of a masked language
+            model, which goes on learning.
         splits: The data; the labels become the model's.
         out: Folder to write.
         epochs: Passes over the training rows.
         min_steps: A run with fewer optimizer steps is stretched to this many; 400 where None.
         learning_rate: Peak of the learning rate, after a linear warm-up, before a linear decay to 0.
-        batch_size: Rows a step.
-        seed: Seeds the new head, dropout and the order of the rows.
+        batch_size: Features a step: rows, or windows of their contexts.
+        seed: Seeds the new head, dropout, masks and the order of the rows.
         warmup_fraction: Part of the steps in which the learning rate rises.
         weight_decay: AdamW's.
+        max_length: Most tokens of a feature; None means the task's usual limit, or all that the model can.
         progress: Shows a progress bar.
         run: Where checkpoints go, and where a killed run goes on from; None keeps none.
 
@@ -78,12 +86,19 @@ def fine_tune(
     """
     started = time.monotonic()
     check_model_target(Path(out))
+    task = splits.task
+    if task.head == "embedding":
+        raise UnsupportedError(
+            "Sentence embeddings are not fine-tuned here, for their data have no labels: compress learns "
+            "them from a dense model, so give that to compress."
+        )
     tokenizer = load_tokenizer(model)
     set_seed(seed)
-    network = load_classifier(model, labels=splits.labels)
-    train = encode_rows(tokenizer, splits.train, splits.labels, max_tokens(network))
-    steps = MIN_STEPS if min_steps is None else min_steps
-    epochs = max(epochs, steps / -(-len(train) // batch_size))
+    network = load_network(model, task, new_head=task.head != "masked" or not has_head(model, type(task)))
+    longest = max_tokens(network, tokenizer, task, max_length)
+    train = training_features(tokenizer, task, splits.train, longest, network)
+    least = MIN_STEPS if min_steps is None else min_steps
+    epochs = max(epochs, least / -(-len(train) // batch_size))
     with tempfile.TemporaryDirectory() as work, quiet_transformers():
         trainer = Trainer(
             model=network,
@@ -96,44 +111,33 @@ def fine_tune(
                 weight_decay=weight_decay,
                 seed=seed,
                 saving=None if run is None else run.arguments(),
+                logging_steps=LOG_EVERY if progress else 0,
             ),
-            data_collator=Padder(tokenizer.pad_token_id),
+            data_collator=padder_for(tokenizer, task, network, train, None, seed),
             train_dataset=train,
         )
-        show_progress_(trainer, "Fine-tuning" if progress else None)
+        hook = StudentHook(0.0, 1.0)  # computes logits of masked words only, and counts as compression does
+        hook.attach_(network)
+        count_items_(trainer, hook)
+        show_progress_(
+            trainer, "Fine-tuning" if progress else None, quick_score(network, tokenizer, splits, longest)
+        )
         if run is None:
             trainer.train()
         else:
             trainer.add_callback(SeededOrder())
             run.train(trainer)
+        hook.detach_()
         _save(network, tokenizer, Path(out))
     minutes = (time.monotonic() - started) / 60
     metrics: dict[str, Any] = {"epochs": round(epochs, 2), "minutes": round(minutes, 2), "seed": seed}
-    metrics |= evaluate(network, tokenizer, splits)
+    metrics |= evaluate(network, tokenizer, splits, longest)
     return FineTuning(Path(out), metrics)
 
 
-def evaluate(network: Any, tokenizer: Any, splits: Splits) -> dict[str, Any]:
-    """Scores a model on the validation and test rows, where there are any.
-
-    Args:
-        network: A transformers sequence classifier whose labels are those of the data, in the same order.
-        tokenizer: Its tokenizer.
-        splits: The data.
-
-    Returns:
-        `validation` and `test`, as the task's `score` gives them.
-    """
-    result = {}
-    for name, rows in (("validation", splits.validation), ("test", splits.test)):
-        if not rows:
-            continue
-        given = [*rows, *splits.out_of_scope] if name == "test" else rows
-        encoded = splits.task.encode(tokenizer.backend_tokenizer, given, max_tokens(network))
-        features = EncodedRows(encoded.input_ids, [0] * len(encoded))
-        logits = predict_logits(network, features, pad_token_id=tokenizer.pad_token_id)
-        result[name] = splits.task.score(given, encoded, list(logits.numpy()))
-    return result
+def tuning_steps(features: int, batch_size: int = 32) -> int:
+    """Returns how many optimizer steps `fine_tune` takes where nothing else is said."""
+    return max(math.ceil(EPOCHS * -(-features // batch_size)), MIN_STEPS)
 
 
 def check_model_target(out: Path) -> None:
@@ -163,8 +167,3 @@ def save_copy(folder: Path, out: Path) -> None:
         if out.exists():
             os.replace(out, Path(work) / "older")
         os.replace(copy, out)
-
-
-def max_tokens(network: Any) -> int:
-    """Returns the most tokens a text may have."""
-    return int(network.config.max_position_embeddings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import threading
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
@@ -73,18 +71,6 @@ class RunFolder:
         if not self.save_every:
             return {"save_strategy": "no", "save_total_limit": 2}
         return {"save_strategy": "steps", "save_steps": self.save_every, "save_total_limit": 2}
-
-    def tensor(self, name: str) -> Tensor | None:
-        """Returns a tensor that the run stored, or None."""
-        path = self.path / f"{name}.safetensors"
-        return load_file(path)[name] if path.is_file() else None
-
-    def store(self, name: str, tensor: Tensor) -> None:
-        """Stores a tensor that takes long to compute."""
-        draft = self.path / f"{name}.draft"
-        with self._explained():
-            save_file({name: tensor.contiguous()}, draft)
-            os.replace(draft, self.path / f"{name}.safetensors")
 
     def train(self, trainer: Trainer) -> None:
         """Trains from the newest whole checkpoint on, or from the start; Ctrl-C saves first.
@@ -179,13 +165,6 @@ class RunFolder:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"The run's state cannot be written to {self.path} ({error}).") from error
 
     def _explain(self, error: Exception, checkpoint: Path) -> None:
         """Raises CheckpointError where `error` came from writing this checkpoint."""

@@ -9,45 +9,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import Trainer, set_seed
 
 from secateur.checkpoint import check_target
 from secateur.data import Splits, load_splits
-from secateur.errors import DataError, UnsupportedError
+from secateur.errors import DataError, RecipeError
 from secateur.export.checkpoint import export_checkpoint
 from secateur.modeling.structure import find_projections
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
-from secateur.tasks import TextClassification
-from secateur.training.arguments import quiet_transformers, training_arguments
-from secateur.training.augmentation import AugmentingPadder
+from secateur.tasks import Task, TextClassification, task_named, task_of
+from secateur.training.announcement import announce
+from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
 from secateur.training.callback import CompressionCallback
-from secateur.training.encoding import EncodedRows, Padder, encode_rows
-from secateur.training.evaluation import predict_logits
-from secateur.training.fine_tuning import (
-    FineTuning,
-    check_model_target,
-    evaluate,
-    fine_tune,
-    max_tokens,
-    save_copy,
+from secateur.training.collation import (
+    alters_rows,
+    can_be_altered,
+    padder_for,
+    training_features,
+    without_altered_rows,
 )
+from secateur.training.conditions import check_teacher
+from secateur.training.encoding import Features
+from secateur.training.evaluation import evaluate, quick_score
+from secateur.training.fine_tuning import FineTuning, check_model_target, fine_tune, save_copy, tuning_steps
+from secateur.training.lengths import max_tokens
 from secateur.training.loading import (
-    has_classifier,
-    labels_of,
-    load_classifier,
+    agreed_task,
+    has_head,
+    load_network,
     load_tokenizer,
-    require_labels,
+    model_task,
+    read_config,
 )
 from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, fingerprint
+from secateur.training.teacher_cache import TeacherCache
 
 __all__ = ["Compression", "FineTuning", "compress", "fine_tune"]
-
-TASKS = ("text-classification",)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Compression:
         folder: The checkpoint.
         dense_folder: The dense teacher, where it was fine-tuned on the way and kept.
         metrics: `dense` and `compressed` scores by split (the compressed model with fake quantization on, in
-            PyTorch), `sparsity` achieved, `minutes` and `seed`.
+            PyTorch), `main_metric` among them, `sparsity` achieved, `minutes` and `seed`.
     """
 
     folder: Path
@@ -72,9 +72,11 @@ def compress(
     recipe: str | os.PathLike[str] | Recipe = "balanced",
     out: str | os.PathLike[str] = "compressed",
     *,
-    task: str = "text-classification",
+    task: str | None = None,
     teacher: str | os.PathLike[str] | None = None,
     dense_out: str | os.PathLike[str] | None = None,
+    max_length: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
     seed: int = 42,
     save_every: int = 500,
     resume: bool = False,
@@ -83,19 +85,26 @@ def compress(
     """Compresses a model for a task and writes a checkpoint for the engine.
 
     Args:
-        model: Folder of a fine-tuned classifier whose labels are those of the data; or of a pretrained
-            encoder without a head, which is then fine-tuned first.
+        model: Folder of a model that was fine-tuned for the task, its labels those of the data (a masked
+            language model, or a model of sentence embeddings, as it is); or of a pretrained encoder without
+            the task's head, which is then fine-tuned first.
         data: What `load_splits` takes, or splits.
-        recipe: Name or path of a recipe, or a recipe.
+        recipe: Name or path of a recipe, or a recipe. Rows are altered (`augmentation`) only where each is
+            one text that stands for itself; elsewhere that part of the recipe is left out, and said so.
         out: Checkpoint folder to write; an older checkpoint there is replaced.
-        task: Only `text-classification` so far.
-        teacher: Folder of another dense classifier to learn from; None learns from the model itself.
+        task: Name of the task; None takes that of the splits, or else of the model's head; a model without
+            one becomes a text classifier.
+        teacher: Folder of another dense model to learn from, with the same tokenizer and labels; None learns
+            from the model itself.
         dense_out: Where to keep the dense model, if it is fine-tuned on the way; None keeps it nowhere.
+        max_length: Most tokens of a text, or of a window of a long context; None means 384 for question
+            answering, otherwise all that the model can: what is shorter costs no more.
+        cache: Folder in which the teacher's outputs are kept for other runs; None keeps them for this one.
         seed: Seeds everything that is random.
         save_every: Optimizer steps between two checkpoints of the run, which lie in `<out>.run` until it has
             succeeded; 0 saves none, except on Ctrl-C.
         resume: Goes on with the run that lies in `<out>.run`, to the weights it would have had.
-        progress: Shows progress bars.
+        progress: Prints what will happen and an estimate of the time, then shows progress bars.
 
     Returns:
         The folder and what was measured.
@@ -105,41 +114,52 @@ def compress(
         KeyboardInterrupt: Ctrl-C; says how to resume where there is something to resume.
     """
     started = time.monotonic()
-    if task not in TASKS:
-        raise UnsupportedError(f"The task {task!r} is not known; supported: {', '.join(TASKS)}.")
+    kind = None if task is None else task_named(task)
     resolved = load_recipe(recipe if isinstance(recipe, Recipe) else os.fspath(recipe))
     check_target(out)
-    splits = data if isinstance(data, Splits) else load_splits(data, task)
+    splits = data if isinstance(data, Splits) else load_splits(data, kind or _usual_task(Path(model)))
+    if kind is not None and kind is not type(splits.task):
+        raise DataError(f"The data are rows of {splits.task.name}, and the task is {task}: load them for it.")
     if not splits.train:
         raise DataError(f"{splits.name} has no training rows: give data with a train file.")
+    notes: tuple[str, ...] = ()
+    if alters_rows(resolved) and not can_be_altered(splits.task, splits.train):
+        resolved = without_altered_rows(resolved)
+        notes = ("No rows are altered (augmentation): only texts that stand for themselves can be.",)
     # a recipe that does not fit is refused now, not after minutes of fine-tuning
     StepPlan.for_rows(resolved.stretched(len(splits.train)), len(splits.train))
     if dense_out is not None:
         check_model_target(Path(dense_out))
     request = {
         "model": os.fspath(Path(model).resolve()),
-        "task": task,
+        "task": splits.task.name,
         "recipe": resolved.model_dump(mode="json"),
         "rows": fingerprint(splits.train),
         "teacher": None if teacher is None else os.fspath(Path(teacher).resolve()),
+        "max_length": max_length,
         "seed": seed,
     }
-    has_head = has_classifier(Path(model))
+    ready = has_head(Path(model), type(splits.task))
     run = RunFolder(Path(out), request, resume=resume, save_every=save_every)
+    folder = run.path / "teacher" if cache is None else Path(cache)
+    job = _Job(
+        model=Path(model),
+        ready=ready,
+        splits=splits,
+        recipe=resolved,
+        out=Path(out),
+        teacher=None if teacher is None else Path(teacher),
+        dense_out=None if dense_out is None else Path(dense_out),
+        max_length=max_length,
+        cache=TeacherCache(folder),
+        seed=seed,
+        progress=progress,
+        run=run,
+        started=started,
+        notes=notes,
+    )
     try:
-        done = _compress(
-            Path(model),
-            has_head,
-            splits,
-            resolved,
-            Path(out),
-            teacher,
-            dense_out,
-            seed,
-            progress,
-            run,
-            started,
-        )
+        done = job.run_()
     except KeyboardInterrupt as error:
         kept = run.discard_if_empty()
         raise KeyboardInterrupt(
@@ -152,128 +172,164 @@ def compress(
     return done
 
 
-def _compress(
-    model: Path,
-    has_head: bool,
-    splits: Splits,
-    resolved: Recipe,
-    out: Path,
-    teacher: str | os.PathLike[str] | None,
-    dense_out: str | os.PathLike[str] | None,
-    seed: int,
-    progress: bool,
-    run: RunFolder,
-    started: float,
-) -> Compression:
-    metrics: dict[str, Any] = {"seed": seed}
-    folder = model
-    if not has_head:
-        folder = run.path / "dense"
+@dataclass(frozen=True)
+class _Job:
+    """One compression, everything that was asked for at hand."""
+
+    model: Path
+    ready: bool
+    splits: Splits
+    recipe: Recipe
+    out: Path
+    teacher: Path | None
+    dense_out: Path | None
+    max_length: int | None
+    cache: TeacherCache
+    seed: int
+    progress: bool
+    run: RunFolder
+    started: float
+    notes: tuple[str, ...]
+
+    def run_(self) -> Compression:
+        """Fine-tunes where needed, teaches, trains, scores and writes."""
+        metrics: dict[str, Any] = {"seed": self.seed, "task": self.splits.task.name}
+        tokenizer = self._tokenizer(self.model)
+        task = self._task(self.model) if self.ready else self.splits.task
+        network = load_network(self.model, task, new_head=not self.ready)
+        longest = max_tokens(network, tokenizer, task, self.max_length)
+        train = training_features(tokenizer, task, self.splits.train, longest, network)
+        recipe = self.recipe.stretched(len(train))
+        plan = StepPlan.for_rows(recipe, len(train))
+        teacher = self._other_teacher(task, network, tokenizer)
+        live = task.head == "masked" or any(
+            stage.hidden > 0.0 or stage.augmentation > 0.0 for stage in recipe.stages_of(DistillationStage)
+        )
+        if self.progress:
+            announce(
+                plan,
+                network,
+                train,
+                padder_for(tokenizer, task, network, train, recipe, self.seed),
+                tuning_steps=0 if self.ready else tuning_steps(len(train)),
+                live_teacher=live,
+                scored_rows=len(self.splits.validation) + len(self.splits.test),
+                notes=self.notes,
+            )
+        if not self.ready:
+            network = self._fine_tuned(metrics)
+        splits = dataclasses.replace(self.splits, task=task)
+        metrics["dense"] = evaluate(network, tokenizer, splits, longest)
+        metrics["main_metric"] = task.main_metric
+        if recipe.stages_of(DistillationStage) and not live:
+            dense = network if teacher is None else teacher
+            train.teacher_outputs, teacher = self.cache.outputs(dense, task, train), None
+        elif live and teacher is None:
+            teacher = load_network(self.model if self.ready else self._dense(), task)
+        student = network  # nothing else reads the dense weights from here on
+        self._train(student, teacher, tokenizer, splits, train, recipe, longest)
+        metrics["compressed"] = evaluate(student, tokenizer, splits, longest)
+        metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
+        metrics["minutes"] = round((time.monotonic() - self.started) / 60, 2)
+        folder = export_checkpoint(student, tokenizer, self.out, recipe.to_yaml(), metrics)
+        return Compression(folder, None if self.ready else self.dense_out, metrics)
+
+    def _train(
+        self,
+        student: Any,
+        teacher: Any,
+        tokenizer: Any,
+        splits: Splits,
+        train: Features,
+        recipe: Recipe,
+        longest: int,
+    ) -> None:
+        """Trains the student by the recipe, in place."""
+        settings = recipe.training
+        padder = padder_for(tokenizer, splits.task, student, train, recipe, self.seed)
+        set_seed(self.seed)
+        with quiet_transformers():
+            arguments = training_arguments(
+                self.run.stage("compression"),
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                batch_size=settings.batch_size,
+                warmup_fraction=settings.warmup,
+                weight_decay=settings.weight_decay,
+                seed=self.seed,
+                schedule=settings.schedule,
+                saving=self.run.arguments(),
+                logging_steps=LOG_EVERY if self.progress else 0,
+            )
+            callback = CompressionCallback(recipe, teacher)
+            trainer = Trainer(
+                model=student,
+                args=arguments,
+                data_collator=padder,
+                train_dataset=train,
+                callbacks=[callback],
+            )
+            callback.connect_(trainer)
+            score = quick_score(student, tokenizer, splits, longest) if self.progress else None
+            show_progress_(trainer, "Compressing" if self.progress else None, score)
+            self.run.train(trainer)
+
+    def _dense(self) -> Path:
+        return self.run.path / "dense"
+
+    def _fine_tuned(self, metrics: dict[str, Any]) -> Any:
+        """Returns the dense model, fine-tuned now or before the run was interrupted."""
+        folder = self._dense()
         if not folder.is_dir():
-            tuned = fine_tune(model, splits, folder, seed=seed, progress=progress, run=run)
+            tuned = fine_tune(
+                self.model,
+                self.splits,
+                folder,
+                seed=self.seed,
+                max_length=self.max_length,
+                progress=self.progress,
+                run=self.run,
+            )
             metrics["fine_tuning_minutes"] = tuned.metrics["minutes"]
-        if dense_out is not None:
-            save_copy(folder, Path(dense_out))
-    dense = load_classifier(folder)
-    tokenizer = load_tokenizer(folder)
-    require_labels(folder, dense.config, splits.labels)
-    splits = dataclasses.replace(splits, task=TextClassification.from_config(dense.config.to_dict()))
-    metrics["dense"] = evaluate(dense, tokenizer, splits)
+        if self.dense_out is not None:
+            save_copy(folder, self.dense_out)
+        return load_network(folder, self.splits.task)
 
-    resolved = resolved.stretched(len(splits.train))
-    train = encode_rows(tokenizer, splits.train, splits.labels, max_tokens(dense))
-    distillations = resolved.stages_of(DistillationStage)
-    live: Any = None
-    if any(stage.hidden > 0.0 or stage.augmentation > 0.0 for stage in distillations):
-        live = _live_teacher(folder if teacher is None else Path(teacher), dense, tokenizer)
-    elif distillations:
-        train.teacher_logits = run.tensor("teacher_logits")
-        if train.teacher_logits is None:
-            train.teacher_logits = _teacher_logits(dense, tokenizer, train, splits, teacher)
-            run.store("teacher_logits", train.teacher_logits)
-    student = dense  # nothing else reads the dense weights from here on
-    _train(student, live, tokenizer, train, resolved, seed, run, progress)
+    def _tokenizer(self, folder: Path) -> Any:
+        return load_tokenizer(folder, embeddings=self.splits.task.head == "embedding")
 
-    metrics["compressed"] = evaluate(student, tokenizer, splits)
-    metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
-    metrics["minutes"] = round((time.monotonic() - started) / 60, 2)
-    folder = export_checkpoint(student, tokenizer, out, resolved.to_yaml(), metrics)
-    kept = Path(dense_out) if dense_out is not None and not has_head else None
-    return Compression(folder, kept, metrics)
+    def _task(self, folder: Path) -> Task:
+        return agreed_task(folder, self.splits.task)
 
+    def _other_teacher(self, task: Task, network: Any, tokenizer: Any) -> Any:
+        """Loads the teacher that was asked for, where it can speak to the student.
 
-def _train(
-    student: Any,
-    teacher: Any,
-    tokenizer: Any,
-    train: EncodedRows,
-    recipe: Recipe,
-    seed: int,
-    run: RunFolder,
-    progress: bool,
-) -> None:
-    """Trains the student by the recipe, in place."""
-    settings = recipe.training
-    distillation = recipe.stage(DistillationStage)
-    padder = Padder(tokenizer.pad_token_id)
-    if distillation is not None and distillation.augmentation > 0.0:
-        padder = AugmentingPadder(
-            tokenizer.pad_token_id,
-            train,
-            sorted(place for token, place in tokenizer.get_vocab().items() if token.isalpha()),
-            tokenizer.all_special_ids,
-            distillation.augmentation,
-            seed,
-        )
-    set_seed(seed)
-    with quiet_transformers():
-        arguments = training_arguments(
-            run.stage("compression"),
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            warmup_fraction=settings.warmup,
-            weight_decay=settings.weight_decay,
-            seed=seed,
-            schedule=settings.schedule,
-            saving=run.arguments(),
-        )
-        callback = CompressionCallback(recipe, teacher)
-        trainer = Trainer(
-            model=student,
-            args=arguments,
-            data_collator=padder,
-            train_dataset=train,
-            callbacks=[callback],
-        )
-        callback.connect_(trainer)
-        show_progress_(trainer, "Compressing" if progress else None)
-        run.train(trainer)
+        Raises:
+            DataError: It has another tokenizer, other labels, or them in another order.
+        """
+        if self.teacher is None or not self.recipe.stages_of(DistillationStage):
+            return None
+        if self._tokenizer(self.teacher).get_vocab() != tokenizer.get_vocab():
+            raise DataError(
+                f"The teacher {self.teacher} has another vocabulary than the model: give one with its "
+                "tokenizer."
+            )
+        own = model_task(self.teacher, type(task))
+        if own.labels != task.labels:
+            agreed_task(self.teacher, task, "the model")
+            raise DataError(
+                f"The teacher {self.teacher} has its labels in another order than the model: fine-tune it "
+                "alike."
+            )
+        teacher = load_network(self.teacher, own)
+        try:
+            check_teacher(teacher, network)
+        except RecipeError as error:
+            raise DataError(f"The teacher {self.teacher} cannot be learnt from. {error}") from None
+        return teacher
 
 
-def _live_teacher(folder: Path, student: Any, tokenizer: Any) -> Any:
-    """Loads a teacher that hears the student's batches; vocabulary and order of labels must agree."""
-    network = load_classifier(folder)
-    if labels_of(network.config) != labels_of(student.config):
-        raise DataError(
-            f"The teacher {folder} has its labels in another order than the model: fine-tune it alike."
-        )
-    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise DataError(f"The teacher {folder} has another vocabulary than the model: give one of its kind.")
-    return network
-
-
-def _teacher_logits(
-    dense: Any, tokenizer: Any, train: EncodedRows, splits: Splits, teacher: str | os.PathLike[str] | None
-) -> Tensor:
-    """Returns (rows, labels) float32: one teacher forward for the whole run, in the student's label order."""
-    if teacher is None:
-        return predict_logits(dense, train, pad_token_id=tokenizer.pad_token_id)
-    folder = Path(teacher)
-    network = load_classifier(folder)
-    require_labels(folder, network.config, splits.labels)
-    own = load_tokenizer(folder)
-    rows = encode_rows(own, splits.train, splits.labels, max_tokens(network))
-    logits = predict_logits(network, rows, pad_token_id=own.pad_token_id)
-    places = {label: index for index, label in enumerate(labels_of(network.config))}
-    return logits[:, torch.tensor([places[label] for label in splits.labels])]
+def _usual_task(model: Path) -> type[Task]:
+    """Returns the task of a model's head; a model without one becomes a text classifier."""
+    found = task_of(read_config(model).to_dict())
+    return TextClassification if found.head == "embedding" else found

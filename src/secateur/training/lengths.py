@@ -1,0 +1,45 @@
+"""How many tokens a feature may have: what the model can, and what the task makes use of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.errors import UnsupportedError
+from secateur.tasks import Task
+
+__all__ = ["max_tokens"]
+
+# Batches are padded to their longest feature only, so the data decide what a step costs, not this limit. The
+# contexts of question answering are cut into windows, whose size is what a limit chooses.
+_USUAL = {"question-answering": 384}
+_LEAST = 8
+
+
+def max_tokens(network: Any, tokenizer: Any, task: Task, wanted: int | None = None) -> int:
+    """Returns the most tokens a feature may have.
+
+    Args:
+        network: A transformers model.
+        tokenizer: Its tokenizer.
+        task: What it is used for.
+        wanted: What the user says; None means the task's usual limit, or all that the model can.
+
+    Raises:
+        UnsupportedError: The model cannot have that many.
+    """
+    config = network.config
+    limit = int(config.max_position_embeddings)
+    positions = [one for name, one in network.named_modules() if name.endswith("position_embeddings")]
+    padding = next(
+        (one.padding_idx for one in positions if getattr(one, "padding_idx", None) is not None), None
+    )
+    if padding is not None:  # RoBERTa counts positions from the padding token on
+        limit -= padding + 1
+    own = getattr(tokenizer, "model_max_length", None)
+    if own is not None and _LEAST <= own < limit:
+        limit = int(own)
+    if wanted is None:
+        return min(limit, _USUAL.get(task.name, limit))
+    if not _LEAST <= wanted <= limit:
+        raise UnsupportedError(f"The model takes {_LEAST} to {limit} tokens, but max_length is {wanted}.")
+    return wanted
