@@ -1,4 +1,4 @@
-"""How much accuracy does compression cost? Fine-tunes, halves, compresses and scores one model on one data set.
+"""How much accuracy does compression cost? Fine-tunes, halves, compresses and scores a model on a data set.
 
     python benchmarks/accuracy.py --data ../shared/data/clinc150 --seeds 42,43,44
     python benchmarks/accuracy.py --data ../shared/data/wnut17 --task token-classification
@@ -34,7 +34,7 @@ from secateur.baselines import baselines_of, measure
 from secateur.baselines.half_depth import half_depth
 from secateur.bench.accuracy_rows import markdown, merged, scored_by_seed
 from secateur.bench.checkpoint_costs import latencies, part_sizes
-from secateur.bench.kept import kept, row_sums
+from secateur.bench.kept import kept, row_sums, score_of_sums
 from secateur.bench.machine import describe_machine
 from secateur.bench.pretrained import packaged_minilm
 from secateur.bench.public_sets import group_of_rows, load_public
@@ -90,7 +90,12 @@ def run(arguments: argparse.Namespace) -> None:
     rows = [
         scored_by_seed(model, engine, {seed: made.scored(model, engine) for seed, made in seeds.items()})
         for model, engine in (
-            *(("dense", _PYTORCH), ("half-depth", _ENGINE), ("compressed", _PYTORCH), ("compressed", _ENGINE)),
+            *(
+                ("dense", _PYTORCH),
+                ("half-depth", _ENGINE),
+                ("compressed", _PYTORCH),
+                ("compressed", _ENGINE),
+            ),
         )
     ]
     rows += _simple_rows(splits, work, arguments.seeds[0])
@@ -167,7 +172,7 @@ class _Seed:
         if not notes.is_file():
             for unfinished in (self.half, self.half.with_name("half-depth.run")):
                 shutil.rmtree(unfinished, ignore_errors=True)
-            options = {"recipe": given.recipe, "max_length": given.max_length, "seed": seed}
+            options: dict[str, Any] = {"recipe": given.recipe, "max_length": given.max_length, "seed": seed}
             write_results(notes, half_depth(self.dense, splits, self.half, **options))
         if not self.compressed.is_dir():
             compress(
@@ -252,13 +257,14 @@ def _add_kept(rows: list[dict[str, Any]], seeds: Mapping[int, _Seed], work: Path
         model, engine = row["model"], row["engine"]
         if engine == _SIMPLE:
             file = work / f"{model}.npy"
-            found = [np.load(file)] * len(dense) if file.is_file() else [None]
+            found = [np.load(file) if file.is_file() else None] * len(dense)
         else:
             found = [made.sums(model, engine) for made in seeds.values()]
-        if any(sums is None for sums in (*dense, *found)):
-            row["kept"] = merged(row, rows[0], splits.task.main_metric)
+        known: list[Any] = [*dense, *found]
+        if all(sums is not None for sums in known) and all(score_of_sums(one.sum(0)) > 0 for one in known):
+            row["kept"] = kept(known[: len(dense)], known[len(dense) :], groups)
         else:
-            row["kept"] = kept(dense, found, groups)
+            row["kept"] = merged(row, rows[0], splits.task.main_metric)
 
 
 def _add_costs(rows: list[dict[str, Any]], made: _Seed) -> None:
@@ -317,8 +323,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1.5e-4, help="of fine-tuning")
     parser.add_argument("--batch-size", type=int, default=64, help="of fine-tuning")
     parser.add_argument("--max-length", type=int, help="most tokens of a text or window")
-    parser.add_argument("--train-rows", type=int, default=0, help="learn from the first rows only; 0: all")
-    parser.add_argument("--test-rows", type=int, default=0, help="score the first rows only; 0: all")
+    parser.add_argument("--train-rows", type=int, default=0, help="learn from so many rows only; 0: all")
+    parser.add_argument("--test-rows", type=int, default=0, help="score so many rows only; 0: all")
     parser.add_argument("--threads", type=int, default=0, help="for PyTorch; 0 leaves its default")
     parser.add_argument("--save-every", type=int, default=500, help="steps between two states of a run")
     parser.add_argument("--work", default="models", help="folder for models and scores; they are kept")

@@ -155,7 +155,7 @@ def lesson(stage: DistillationStage) -> str:
 
 def _pruning(plan: StepPlan) -> list[Event]:
     events = []
-    for span, after in zip(plan.pruning, (*plan.pruning[1:], None), strict=True):
+    for span, after in zip(plan.pruning, (*plan.pruning[1:], None), strict=False):
         first, last = plan.sparsity(span.start), plan.sparsity(span.end)
         events.append(Event("pruning", span.start, span.end, _updates(span), _percent(first), _percent(last)))
         until = plan.total_steps if after is None else after.start
