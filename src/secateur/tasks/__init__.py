@@ -6,14 +6,40 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.errors import UnsupportedError
+from secateur.tasks.fill_mask import FillMask
+from secateur.tasks.question_answering import QuestionAnswering
+from secateur.tasks.sentence_embeddings import SentenceEmbeddings
 from secateur.tasks.task import Encoded, Head, Outputs, Task
 from secateur.tasks.text_classification import TextClassification
+from secateur.tasks.token_classification import TokenClassification
 
-__all__ = ["TASKS", "Encoded", "Head", "Outputs", "Task", "TextClassification", "task_named", "task_of"]
+__all__ = [
+    "TASKS",
+    "Encoded",
+    "FillMask",
+    "Head",
+    "Outputs",
+    "QuestionAnswering",
+    "SentenceEmbeddings",
+    "Task",
+    "TextClassification",
+    "TokenClassification",
+    "task_named",
+    "task_of",
+]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (TextClassification,)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (TextClassification, TokenClassification, QuestionAnswering, FillMask, SentenceEmbeddings)
+}
 
-_HEADS = {"ForSequenceClassification": TextClassification}
+_HEADS: dict[str, type[Task]] = {
+    "ForSequenceClassification": TextClassification,
+    "ForTokenClassification": TokenClassification,
+    "ForQuestionAnswering": QuestionAnswering,
+    "ForMaskedLM": FillMask,
+    "Model": SentenceEmbeddings,
+}
 
 
 def task_named(name: str) -> type[Task]:
