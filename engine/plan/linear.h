@@ -8,7 +8,7 @@
 
 namespace secateur {
 
-enum class Sink { kQuery, kKey, kValue, kInner, kResidual };
+enum class Sink { kQuery, kKey, kValue, kInner, kResidual, kHidden };
 
 // One matrix, packed, with what becomes of its sums.
 struct LinearPart {
@@ -34,14 +34,16 @@ struct LinearPart {
 // in the reader's order (its own where that is empty). Validates the record and throws std::invalid_argument.
 LinearPart make_linear_part(const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order, Isa isa);
 
-enum class Source { kHidden, kContext, kInner };
+enum class Source { kHidden, kContext, kInner, kEmbedding };
 
 class LinearStep final : public Step {
  public:
   // `over_first`: only each sequence's first token is computed.
   LinearStep(Source source, bool over_first) : source_(source), over_first_(over_first) {}
-  void add(LinearPart part) { parts_.push_back(std::move(part)); }
-  std::vector<LinearPart>& parts() { return parts_; }
+  // `packed_here`: no earlier step has the same part.
+  void add(std::shared_ptr<const LinearPart> part, bool packed_here) {
+    parts_.push_back({std::move(part), packed_here});
+  }
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
@@ -49,12 +51,16 @@ class LinearStep final : public Step {
   size_t scratch_bytes(int32_t longest) const override;
 
  private:
+  struct Entry {
+    std::shared_ptr<const LinearPart> part;
+    bool packed_here;
+  };
   // The sums of one row block and tile.
-  void multiply(const LinearPart& part, const Rows& rows, int32_t block, int32_t tile, bool prefetch,
+  void multiply(const LinearPart& part, const Call& call, int32_t block, int32_t tile, bool prefetch,
                 uint8_t* acc) const;
   Source source_;
   bool over_first_;
-  std::vector<LinearPart> parts_;
+  std::vector<Entry> parts_;
 };
 
 }  // namespace secateur

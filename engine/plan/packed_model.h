@@ -6,8 +6,8 @@
 
 #include "base/isa.h"
 #include "plan/description.h"
+#include "plan/embed.h"
 #include "plan/head.h"
-#include "plan/norm.h"
 #include "plan/step.h"
 
 namespace secateur {
@@ -22,7 +22,9 @@ class PackedModel {
   Isa isa() const { return isa_; }
   const std::vector<std::unique_ptr<Step>>& steps() const { return steps_; }
   const EmbedStep& embed() const { return *embed_; }
-  int32_t num_labels() const { return head_->num_labels(); }
+  // Rows and columns of what a call gives.
+  HeadRows head_rows() const { return head_.rows; }
+  int32_t num_outputs() const { return head_.num_outputs; }
   int64_t max_sequence() const { return max_sequence_; }
   const Widths& widths() const { return widths_; }
 
@@ -34,7 +36,7 @@ class PackedModel {
   int64_t max_sequence_ = 0;
   std::vector<std::unique_ptr<Step>> steps_;
   const EmbedStep* embed_ = nullptr;
-  const HeadStep* head_ = nullptr;
+  Head head_;
 };
 
 }  // namespace secateur

@@ -30,6 +30,7 @@ class Engine:
         max_length: Most tokens a sequence may have, as far as the model goes.
         max_tokens: Most tokens that go through the layers at a time; None where no limit was given.
         vocab_size: Token ids must be smaller.
+        num_token_types: Token types must be smaller; 0 where the model has none.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Engine:
         self.max_length = model.shape.max_positions
         self.max_tokens = max_tokens
         self.vocab_size = model.shape.vocab_size
+        self.num_token_types = model.shape.num_token_types
 
     @classmethod
     def from_pretrained(

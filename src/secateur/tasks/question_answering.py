@@ -27,7 +27,7 @@ from secateur.tasks.windows import Frame, windows
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Prediction", "QuestionAnswering", "Row"]
+__all__ = ["Prediction", "QuestionAnswering", "Row", "Window"]
 
 _N_BEST = 20
 _MAX_ANSWER_TOKENS = 30
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """What a feature shows of its context.
 
     Attributes:
@@ -59,12 +59,14 @@ class _Window:
         start: Which of the context's tokens is the first.
         offsets: [n, 2] int32 characters of the feature's n tokens of the context.
         all_offsets: [N, 2] int32 characters of the whole context's tokens.
+        words: [n] the number of the word that each is of, as the tokenizer sees words; -1 where it sees none.
     """
 
     first: int
     start: int
     offsets: NDArray[np.int32]
     all_offsets: NDArray[np.int32]
+    words: list[int]
 
 
 class Prediction(NamedTuple):
@@ -183,12 +185,14 @@ class QuestionAnswering(Task):
             frame = Frame(encoding, most_before=longest // 2)
             cut += frame.cut
             offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)[frame.tokens]
+            numbered = encoding.word_ids
+            words = [-1 if numbered[index] is None else numbered[index] for index in frame.tokens]
             for start, stop in windows(len(frame.tokens), frame.room(longest), self.doc_stride):
                 ids, types = frame.feature(start, stop)
                 input_ids.append(ids)
                 token_types.append(types)
                 numbers.append(number)
-                details.append(_Window(frame.first, start, offsets[start:stop], offsets))
+                details.append(Window(frame.first, start, offsets[start:stop], offsets, words[start:stop]))
         types_or_none = token_types if any(map(any, token_types)) else None
         return Encoded(input_ids, types_or_none, numbers, details=details, cut=cut)
 

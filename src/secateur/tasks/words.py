@@ -65,8 +65,9 @@ class TextReader:
         self._has_prefix = bool(getattr(model, "continuing_subword_prefix", None))
         unknown = getattr(model, "unk_token", None)
         self._unknown_id = tokenizer.token_to_id(unknown) if isinstance(unknown, str) else None
-        if self._unknown_id is None:
-            self._unknown_id = getattr(model, "unk_id", None)
+        if self._unknown_id is None:  # Unigram does not tell; its token goes by one of these names
+            ids = map(tokenizer.token_to_id, ("<unk>", "[UNK]"))
+            self._unknown_id = next((token for token in ids if token is not None), None)
         decoder = tokenizer.decoder
         self._join: Join = " ".join if decoder is None else decoder.decode
 
