@@ -113,7 +113,8 @@ class WordFeatures:
         encoded = self._words.encode(train)
         tags = np.concatenate([tags[tags != _UNTAGGED] for tags in self._words.tags(train, encoded)])
         self._vectorizer = DictVectorizer(dtype=np.float64)
-        features = self._vectorizer.fit_transform(_described(train))
+        self._vectorizer.fit(_described(train))
+        features = self._features(train)
         truth = tags[:, None] == np.arange(len(self._task.labels))
         score = None
         if validation:
@@ -132,7 +133,7 @@ class WordFeatures:
         if self._model is None:
             raise DataError("The baseline has learnt nothing yet: call fit first.")
         encoded = self._words.encode(rows)
-        scores = self._model(self._vectorizer.transform(_described(rows)))
+        scores = self._model(self._features(rows))
         ends = np.cumsum([len(_seen(row)) for row in rows])[:-1]
         tags = self._words.tags(rows, encoded)
         return encoded, [self._words.spread(*pair) for pair in zip(tags, np.split(scores, ends), strict=True)]
@@ -143,6 +144,13 @@ class WordFeatures:
             return 0
         names = self._vectorizer.feature_names_
         return self._model.nbytes + sum(len(name.encode("utf-8", "surrogatepass")) + 1 for name in names)
+
+    def _features(self, rows: Sequence[Any]) -> Any:
+        """Returns [words, F] sparse; the solver takes 32-bit places only, and the vectorizer makes others."""
+        features = self._vectorizer.transform(_described(rows))
+        features.indices = features.indices.astype(np.int32)
+        features.indptr = features.indptr.astype(np.int32)
+        return features
 
 
 def _seen(row: Any) -> list[str]:

@@ -27,7 +27,7 @@ def row_sums(task: Task, rows: Sequence[Any], encoded: Encoded, outputs: Outputs
     Args:
         task: The task.
         rows: [n] labelled rows.
-        encoded: Their features, in the order of the rows.
+        encoded: Their features, in the order of the rows; for means over rows there may be more behind.
         outputs: [F] reduced outputs.
 
     Returns:
@@ -137,7 +137,8 @@ def _features_of(rows: int, encoded: Encoded) -> list[list[int]]:
     """Returns the features of each row."""
     places: list[list[int]] = [[] for _ in range(rows)]
     for place, row in enumerate(encoded.rows):
-        places[row].append(place)
+        if row < rows:
+            places[row].append(place)
     return places
 
 
