@@ -26,7 +26,7 @@ from secateur.bench.machine import describe_machine
 from secateur.data import load_splits
 from secateur.hf import load_compressed
 from secateur.runtime.engine import Engine
-from secateur.runtime.pipelines import TextClassificationPipeline
+from secateur.runtime.pipelines import pipeline
 from secateur.tasks import Encoded, TextClassification
 from secateur.training.evaluation import predict
 
@@ -73,7 +73,7 @@ def main() -> int:
 
     texts = [row.text for row in load_splits(arguments.data).test]
     isas = arguments.isa or _engine.cpu_info()["isas"]
-    encoder = TextClassificationPipeline(Engine.from_pretrained(arguments.checkpoint, 1))
+    encoder = pipeline(arguments.checkpoint, "text-classification", num_threads=1)
     sequences = encoder.encode(texts)
     model = load_compressed(arguments.checkpoint)
     torch.set_num_threads(1)
@@ -83,9 +83,8 @@ def main() -> int:
     by_isa: dict[str, Any] = {}
     logits = {}
     for isa in isas:
-        logits[isa] = TextClassificationPipeline(Engine.from_pretrained(arguments.checkpoint, 2, isa)).logits(
-            texts
-        )
+        classify = pipeline(arguments.checkpoint, "text-classification", num_threads=2, isa=isa)
+        logits[isa] = classify.logits(texts)
         by_isa[isa] = compare(pytorch, logits[isa])
         print(isa, json.dumps(by_isa[isa]), flush=True)
     best = isas[0]

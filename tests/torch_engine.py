@@ -91,7 +91,20 @@ def real_tokenizer(kind: str) -> Tokenizer:
     text = " ".join(SENTENCES)
     if kind == "wordpiece":
         letters = sorted(set(text.lower()) - {" "} - set("çàéï"))
-        pieces = ["wolf", "berlin", "my", "the", "is", "table", "new", "york", "##gang", "##ing", "##ment", "##s"]
+        pieces = [
+            "wolf",
+            "berlin",
+            "my",
+            "the",
+            "is",
+            "table",
+            "new",
+            "york",
+            "##gang",
+            "##ing",
+            "##ment",
+            "##s",
+        ]
         pieces += ["book", "two", "eight", "under", "##able", "mis", "live", "##standing", "##er", "in"]
         vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters), *pieces]
         vocabulary = list(dict.fromkeys(vocabulary))
@@ -102,18 +115,55 @@ def real_tokenizer(kind: str) -> Tokenizer:
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
     elif kind == "bytes":
-        merges = [("i", "n"), ("Ġ", "a"), ("Ġ", "i"), ("e", "r"), ("in", "g"), ("a", "t"), ("Ġi", "n"), ("Ġ", "t")]
+        merges = [
+            ("i", "n"),
+            ("Ġ", "a"),
+            ("Ġ", "i"),
+            ("e", "r"),
+            ("in", "g"),
+            ("a", "t"),
+            ("Ġi", "n"),
+            ("Ġ", "t"),
+        ]
         merges += [("o", "o"), ("Ġ", "b"), ("oo", "k"), ("Ġb", "ook"), ("Ġt", "a"), ("b", "l"), ("bl", "e")]
-        merges += [("Ġta", "ble"), ("W", "o"), ("Wo", "l"), ("B", "er"), ("l", "in"), ("Ġ", "Ber"), ("ĠBer", "lin")]
-        vocabulary = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+        merges += [
+            ("Ġta", "ble"),
+            ("W", "o"),
+            ("Wo", "l"),
+            ("B", "er"),
+            ("l", "in"),
+            ("Ġ", "Ber"),
+            ("ĠBer", "lin"),
+        ]
+        vocabulary = [
+            *special,
+            *sorted(pre_tokenizers.ByteLevel.alphabet()),
+            *("".join(pair) for pair in merges),
+        ]
         tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(vocabulary)}, merges))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
     else:
         letters = sorted(set(text) - {" "} - set("ç"))
-        pieces = ["▁", "▁the", "▁in", "ing", "▁table", "▁Berlin", "▁Book", "er", "an", "▁My", "▁is", "ment", "s"]
+        pieces = [
+            "▁",
+            "▁the",
+            "▁in",
+            "ing",
+            "▁table",
+            "▁Berlin",
+            "▁Book",
+            "er",
+            "an",
+            "▁My",
+            "▁is",
+            "ment",
+            "s",
+        ]
         scored = [*((token, 0.0) for token in special)]
-        scored += [(piece, -2.0) for piece in pieces] + [(letter, -6.0) for letter in letters if letter != "s"]
+        scored += [(piece, -2.0) for piece in pieces] + [
+            (letter, -6.0) for letter in letters if letter != "s"
+        ]
         tokenizer = Tokenizer(models.Unigram(scored, unk_id=special.index(unk)))
         tokenizer.normalizer = normalizers.NFKC()
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

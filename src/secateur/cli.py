@@ -6,10 +6,7 @@ so that `secateur --help` is quick.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,26 +14,33 @@ from typing import Annotated
 import typer
 
 from secateur.commands.options import (
+    Aggregation,
     CheckpointFolder,
     ColumnOfRole,
     Data,
+    DocStride,
     EngineName,
     Isa,
     JsonFile,
     LabelColumn,
+    MaskShare,
+    MaxAnswerLen,
+    MaxSeqLen,
+    NoAnswer,
+    NullThreshold,
     SweepAxis,
+    Targets,
     Task,
+    TaskOfModel,
     TextColumn,
     Threads,
+    Threshold,
 )
 from secateur.commands.recipe_app import recipe_app
-from secateur.errors import DataError, SecateurError
+from secateur.commands.running import run_app
+from secateur.errors import DataError
 
 __all__ = ["app", "main"]
-
-EXIT_BUG = 1
-EXIT_USER = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="secateur",
@@ -73,16 +77,32 @@ def compress(
     ],
     data: Data,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the checkpoint goes.")],
-    task: Annotated[Task, typer.Option(help="What the model does.")] = Task.text_classification,
+    task: Annotated[
+        Task | None,
+        typer.Option(help="What it shall do; default: what its head does, or what the data are for."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="A built-in recipe or a YAML file.")] = "balanced",
     teacher: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Another fine-tuned model to learn from.")
     ] = None,
+    column: ColumnOfRole = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     dense_out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep the dense model, if it is fine-tuned on the way."),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="What labels mean: single-label, multi-label or regression; default: found out."),
+    ] = None,
+    max_seq_len: MaxSeqLen = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep what the teacher says of the rows, and data of the hub, for other runs.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
     save_every: Annotated[
@@ -94,10 +114,13 @@ def compress(
     """Prune, distil and quantize a model on your data; write a checkpoint for the engine."""
     from secateur.commands.compress import Request, run
 
-    request = Request(
-        model, data, out, task.value, recipe, teacher, dense_out, seed, threads, save_every, resume
+    name = None if task is None else task.value
+    run(
+        Request(
+            *(model, data, out, name, recipe, teacher, dense_out, seed, threads, save_every, resume),
+            *(tuple(column or ()), text_column, label_column, kind, max_seq_len, cache),
+        )
     )
-    run(request, text_column, label_column)
 
 
 @app.command()
@@ -106,33 +129,80 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     engine: Annotated[EngineName, typer.Option(help="What runs the model.")] = EngineName.secateur,
+    task: TaskOfModel = None,
+    column: ColumnOfRole = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    max_seq_len: MaxSeqLen = None,
+    doc_stride: DocStride = None,
+    max_answer_len: MaxAnswerLen = None,
+    null_threshold: NullThreshold = None,
+    mask_share: MaskShare = None,
     threads: Threads = None,
     isa: Isa = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Measure a model's accuracy on labelled data."""
-    from secateur.commands.evaluate import run
+    """Measure a model on labelled data: the scores of its task."""
+    from secateur.commands.evaluate import Request, run
 
-    run(model, data, split, engine.value, text_column, label_column, threads, isa, json_file)
+    options = {
+        "doc_stride": doc_stride,
+        "max_answer_tokens": max_answer_len,
+        "null_threshold": null_threshold,
+        "share": mask_share,
+    }
+    name, columns = None if task is None else task.value, tuple(column or ())
+    request = Request(
+        *(model, data, split, engine.value, name, columns, text_column, label_column),
+        *(max_seq_len, options, threads, isa),
+    )
+    run(request, json_file)
 
 
 @app.command()
 def predict(
     model: CheckpointFolder,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="Texts; default: the lines of stdin.")
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...",
+            help="Texts, or questions on --context; default: the lines of stdin. A tab parts the texts of a "
+            'pair; a JSON object gives them names: {"text": ..., "text_pair": ...}, {"question": ..., '
+            '"context": ...}.',
+        ),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Show the k likeliest labels.")] = 1,
+    question: Annotated[str | None, typer.Option(metavar="TEXT", help="A question on --context.")] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The text that holds the answers.")
+    ] = None,
+    task: TaskOfModel = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Show the k best answers.")] = None,
+    threshold: Threshold = None,
+    aggregation: Aggregation = None,
+    target: Targets = None,
+    max_seq_len: MaxSeqLen = None,
+    doc_stride: DocStride = None,
+    max_answer_len: MaxAnswerLen = None,
+    no_answer: NoAnswer = None,
     threads: Threads = None,
     isa: Isa = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Label texts."""
-    from secateur.commands.predict import run
+    """Ask a model: labels, entities, answers, missing words or vectors for texts."""
+    from secateur.commands.predict import Request, run
 
-    run(model, texts, top_k, threads, isa, json_file)
+    options = {
+        "top_k": top_k,
+        "threshold": threshold,
+        "aggregation_strategy": aggregation,
+        "targets": target or None,
+        "max_seq_len": max_seq_len,
+        "doc_stride": doc_stride,
+        "max_answer_len": max_answer_len,
+        "handle_impossible_answer": no_answer,
+    }
+    name = None if task is None else task.value
+    run(Request(model, texts, question, context, name, options, threads, isa), json_file)
 
 
 @app.command()
@@ -309,62 +379,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    _show_warnings_of_our_own()
-    try:
-        status = app(args=arguments, prog_name="secateur", standalone_mode=False)
-        sys.stdout.flush()
-        if status == EXIT_INTERRUPTED:  # newer versions of typer make it a status, older ones an exception
-            raise KeyboardInterrupt
-        return int(status or 0)
-    except SecateurError as error:
-        return _complain(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("Interrupted.", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if hasattr(
-            error, "format_message"
-        ):  # a usage error of click, which typer vendors from some version on
-            return _complain(_usage_sentence(error))
-        if isinstance(error, OSError) and error.filename is not None:
-            return _complain(f"{error.filename}: {error.strerror}.")
-        if os.environ.get("SECATEUR_DEBUG"):
-            raise
-        name = type(error).__name__
-        return _complain(
-            f"This is a bug in Secateur, not a mistake of yours ({name}: {error}); "
-            f"please report it with what `secateur --debug ...` shows.",
-            EXIT_BUG,
-        )
-
-
-def _show_warnings_of_our_own() -> None:
-    """Prints what our modules log as warnings; hides the warnings that libraries mean for programmers."""
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("default", module=r"secateur\b")
-    warnings.showwarning = _show_warning
-    logger = logging.getLogger("secateur")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("secateur: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"secateur: {message}", file=sys.stderr)
-
-
-def _complain(sentence: str, status: int = EXIT_USER) -> int:
-    print(f"secateur: {sentence}", file=sys.stderr)
-    return status
-
-
-def _usage_sentence(error: Exception) -> str:
-    message = str(error.format_message()).strip().rstrip(".")  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "secateur"
-    return f"{message}; see `{command} --help`."
+    return run_app(app, arguments)

@@ -133,7 +133,9 @@ def test_token_classification(pairs: Pairs, kind: str, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"top_k": 20}, {"targets": 0}, {"targets": 3, "top_k": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 1}, {"top_k": 20}, {"targets": 0}, {"targets": 3, "top_k": 2}]
+)
 def test_fill_mask(pairs: Pairs, kind: str, options: dict[str, Any]) -> None:
     ours, theirs = pairs("fill-mask", "AutoModelForMaskedLM", kind)
     mask = SPECIAL[kind]["mask"]

@@ -1,6 +1,8 @@
 """What test_resume.py runs: compresses a tiny model, and kills itself at a named moment.
 
-    python killed_run.py MODEL OUT MOMENT COUNT [--resume]
+    python killed_run.py MODEL OUT MOMENT COUNT [--resume] [--kind KIND]
+
+`--kind` takes data of `tiny_tasks` instead of texts with topics.
 
 `step`: before the COUNT-th optimizer step. `pruning`: in the COUNT-th choice of masks, when half of them
 are written. `save`: in the COUNT-th file that a checkpoint writes with torch.save, half written. `weights`:
@@ -17,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tiny_tasks
 import torch
 import transformers.modeling_utils
 from tiny_training import TASK, recipe, tiny_rows
@@ -111,13 +114,14 @@ class _Deadly:
         die()
 
 
-def main(model: str, out: str, moment: str, count: int, resume: bool) -> int:
+def main(model: str, out: str, moment: str, count: int, resume: bool, kind: str | None) -> int:
     global left
     left = count
     torch.set_num_threads(1)
     arm(moment)
     try:
-        compress(model, SPLITS, RECIPE, out, seed=7, save_every=2, resume=resume, progress=False)
+        splits = SPLITS if kind is None else tiny_tasks.splits(kind)
+        compress(model, splits, RECIPE, out, seed=7, save_every=2, resume=resume, progress=False)
     except SecateurError as error:
         print(error)
         return 2
@@ -128,4 +132,5 @@ def main(model: str, out: str, moment: str, count: int, resume: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), "--resume" in sys.argv))
+    data = sys.argv[sys.argv.index("--kind") + 1] if "--kind" in sys.argv else None
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), "--resume" in sys.argv, data))

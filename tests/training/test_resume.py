@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_tasks
 import torch
 from killed_run import RECIPE, SPLITS
 from tiny_training import recipe
@@ -106,6 +107,28 @@ def test_killed_again_and_again_by_the_clock(
     assert kills > 0
     found = (out / "model.safetensors").read_bytes() if out.exists() else resumed(classifier_folder, out)
     assert found == expected
+
+
+@pytest.mark.parametrize("kind", ["tokens", "masked"])
+def test_other_tasks_resume_too(tmp_path: Path, kind: str) -> None:
+    model = tiny_tasks.untrained(kind, tmp_path / "model")
+    weights = []
+    for name in ("whole", "killed"):
+        if name == "killed":
+            status, said = run(model, tmp_path / name, "step", 7, "--kind", kind)
+            assert status == -signal.SIGKILL, said
+        folder = compress(
+            model,
+            tiny_tasks.splits(kind),
+            RECIPE,
+            tmp_path / name,
+            seed=7,
+            save_every=2,
+            resume=name == "killed",
+            progress=False,
+        ).folder
+        weights.append((folder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_tasks
 import torch
 from tiny_training import recipe
 from transformers import Trainer, TrainingArguments, set_seed
 
 from secateur.data import Splits
 from secateur.export import export_checkpoint
-from secateur.tasks import TextClassification
 from secateur.training import CompressionCallback, compress
 from secateur.training.arguments import grouped_by_length
-from secateur.training.encoding import Padder, encode_rows
+from secateur.training.collation import padder_for, training_features
 from secateur.training.loading import load_network, load_tokenizer, model_task
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -43,20 +43,33 @@ def test_the_three_ways_give_the_same_weights(
     steered: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    three_ways(classifier_folder, tiny_splits, tmp_path, steered, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "masked"])
+def test_the_three_ways_agree_on_other_tasks(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_tasks.untrained(kind, tmp_path / "model")
+    three_ways(model, tiny_tasks.splits(kind), tmp_path, False, monkeypatch)
+
+
+def three_ways(
+    folder: Path, splits: Splits, tmp_path: Path, steered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("secateur.training.arguments.cpu_has_bf16", lambda: False)
     rate = {"type": "learning_rate", "schedule": "cosine", "start_epoch": 0.5, "end_epoch": 1.5, "cycles": 2}
     stages = (*STAGES, rate) if steered else STAGES
     settings: dict[str, Any] = {"epochs": 2.5, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.25}
     made = recipe(*stages, **settings, weight_decay=0.01, dropout=0.0, freeze_embeddings=True)
-    tokenizer = load_tokenizer(classifier_folder)
+    tokenizer = load_tokenizer(folder)
 
-    command = compress(
-        classifier_folder, tiny_splits, made, tmp_path / "command", seed=SEED, progress=False
-    ).folder
+    command = compress(folder, splits, made, tmp_path / "command", seed=SEED, progress=False).folder
 
-    task = model_task(classifier_folder, TextClassification)
-    student = load_network(classifier_folder, task)
-    rows = encode_rows(tokenizer, task, tiny_splits.train, 24)
+    task = model_task(folder, type(splits.task))
+    student = load_network(folder, task)
+    rows = training_features(tokenizer, task, splits.train, 24, student)
+    padder = padder_for(tokenizer, task, student, rows, made, SEED)
     set_seed(SEED)
     known = TrainingArguments.__dataclass_fields__
     own = Trainer(
@@ -77,14 +90,14 @@ def test_the_three_ways_give_the_same_weights(
             **grouped_by_length(),
         ),
         train_dataset=rows,
-        data_collator=Padder(tokenizer.pad_token_id),
+        data_collator=padder,
         callbacks=[CompressionCallback(made, teacher=copy.deepcopy(student))],
     )
     own.train()
     script = export_checkpoint(student, tokenizer, tmp_path / "script", made.to_yaml())
 
-    student = load_network(classifier_folder, task)
-    train_(student, made, rows, Padder(tokenizer.pad_token_id), SEED)
+    student = load_network(folder, task)
+    train_(student, made, rows, padder, SEED)
     loop = export_checkpoint(student, tokenizer, tmp_path / "loop", made.to_yaml())
 
     assert weights(command) == weights(script)

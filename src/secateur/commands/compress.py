@@ -7,22 +7,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.commands.columns import columns_of
 from secateur.commands.console import hush_libraries, note, output, print_table
-from secateur.commands.evaluate import named_columns
 from secateur.data import load_splits
 from secateur.errors import MissingExtraError
+from secateur.tasks import Task, TextClassification, task_named
 
 __all__ = ["Request", "run"]
+
+_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+_TITLES = {
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "f1": "F1",
+    "oos_recall": "recall of out-of-scope rows",
+    "oos_auroc": "AUROC in scope against out of scope",
+    "mrr": "mean reciprocal rank",
+    "rmse": "root mean squared error",
+    "cosine_to_dense": "cosine to the dense model's vectors",
+}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to compress, on what, how and where to; see `secateur.compress`."""
+    """What to compress, on what, how and where to; see `secateur.compress`.
+
+    Attributes:
+        columns: `ROLE=COLUMN` each.
+        text: The column that holds the text; None for one of the usual names.
+        label: The column that holds the label; None for one of the usual names.
+        kind: What labels mean, where the task has several kinds; None finds out.
+    """
 
     model: str
     data: str
     out: Path
-    task: str
+    task: str | None
     recipe: str
     teacher: str | None
     dense_out: Path | None
@@ -30,31 +50,40 @@ class Request:
     threads: int | None
     save_every: int = 500
     resume: bool = False
+    columns: tuple[str, ...] = ()
+    text: str | None = None
+    label: str | None = None
+    kind: str | None = None
+    max_length: int | None = None
+    cache: Path | None = None
 
 
-def run(request: Request, text: str | None, label: str | None) -> None:
+def run(request: Request) -> None:
     """Compresses a model and prints what it cost.
 
     Args:
         request: What to do.
-        text: The column that holds the text; None for one of the usual names.
-        label: The column that holds the label; None for one of the usual names.
 
     Raises:
         SecateurError: Something that was given cannot be used; nothing is written then.
     """
-    splits = load_splits(request.data, request.task, named_columns(text, label))
     hush_libraries()
     try:
         import torch
 
-        from secateur.training.trainer import compress
+        from secateur.training.trainer import compress, usual_task
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"Compressing needs {error.name}, which is not installed: pip install 'secateur[train]'."
         ) from error
     if request.threads is not None:
         torch.set_num_threads(request.threads)
+    task = usual_task(Path(request.model)) if request.task is None else task_named(request.task)
+    named = (request.columns, request.text, request.label)
+    if task is None and any(named):
+        task = TextClassification
+    columns = None if task is None else columns_of(task, *named)
+    splits = load_splits(request.data, task, columns, kind=request.kind, cache=request.cache)
     note(splits.describe())
     try:
         done = compress(
@@ -62,9 +91,10 @@ def run(request: Request, text: str | None, label: str | None) -> None:
             splits,
             request.recipe,
             request.out,
-            task=request.task,
             teacher=request.teacher,
             dense_out=request.dense_out,
+            max_length=request.max_length,
+            cache=request.cache,
             seed=request.seed,
             save_every=request.save_every,
             resume=request.resume,
@@ -74,22 +104,16 @@ def run(request: Request, text: str | None, label: str | None) -> None:
             note(str(error))
         raise
     _print(done.metrics, done.folder)
-    output().print(f"Try next: secateur predict {request.out} 'some text'", markup=False, soft_wrap=True)
+    output().print(f"Try next: secateur predict {request.out} {_example(splits.task)}", **_PLAIN)
 
 
 def _print(metrics: Mapping[str, Any], folder: Path) -> None:
     split = "test" if "test" in metrics["compressed"] else "validation"
-    dense, compressed = metrics["dense"][split], metrics["compressed"][split]
-    named = {
-        "accuracy": "accuracy",
-        "macro_f1": "macro F1",
-        "oos_recall": "recall of out-of-scope rows",
-        "oos_auroc": "AUROC in scope against out of scope",
-    }
+    dense, compressed = (metrics[model].get(split, {}) for model in ("dense", "compressed"))
     rows = [
-        (title, f"{dense[key]:.4f}", f"{compressed[key]:.4f}")
-        for key, title in named.items()
-        if dense.get(key) is not None and compressed.get(key) is not None
+        (_TITLES.get(name, name.replace("_", " ")), f"{dense[name]:.4f}", f"{value:.4f}")
+        for name, value in compressed.items()
+        if isinstance(value, float) and isinstance(dense.get(name), float)
     ]
     size = (folder / "model.safetensors").stat().st_size / 1e6
     rows += [
@@ -98,3 +122,9 @@ def _print(metrics: Mapping[str, Any], folder: Path) -> None:
         ("minutes", "", f"{metrics['minutes']:.1f}"),
     ]
     print_table(f"{folder} ({split} rows, in PyTorch)", ("what", "dense", "compressed"), rows, numbers=2)
+
+
+def _example(task: Task) -> str:
+    if task.name == "question-answering":
+        return "--question 'who came' --context 'Ann came.'"
+    return "'some [MASK] text'" if task.name == "fill-mask" else "'some text'"

@@ -10,6 +10,7 @@ from secateur.bench.machine import engine_cpu_info
 from secateur.checkpoint import Checkpoint, find_int8_parts, read_checkpoint
 from secateur.checkpoint.layout import expected_linears, part_of
 from secateur.commands.console import note, print_table, show_json
+from secateur.tasks import task_of
 
 __all__ = ["examine", "run"]
 
@@ -29,9 +30,13 @@ def run(model: Path, isa: str | None, json_file: Path | None) -> None:
     if show_json(json_file, found):
         return
     shape = found["shape"]
+    layers = f"{shape['num_layers']} layers"
+    if found["stored_layers"] < shape["num_layers"]:
+        layers += f" ({found['stored_layers']} stored, the others share them)"
     title = (
-        f"{model}: {shape['num_layers']} layers, hidden size {shape['hidden_size']}, "
-        f"{shape['num_heads']} heads, {len(found['labels'])} labels; {_described(found['numbers'])}, "
+        f"{model}: {shape['family']} for {found['task']} ({found['outputs']}), {layers}, "
+        f"hidden size {shape['hidden_size']}, {shape['num_heads']} heads, "
+        f"at most {shape['max_positions']} tokens; {_described(found['numbers'])}, "
         f"{found['quantization']['pattern']}, "
         f"{found['quantization']['sparsity']:.1%} of the encoder's weights are zero"
     )
@@ -63,7 +68,8 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         isa: An instruction set to choose kernels for; None for the best.
 
     Returns:
-        `shape`, `labels`, `quantization`, `numbers` (`all`: int8, float32 or mixed; `int8_linears` of how
+        `task`, `shape`, `stored_layers` (fewer than run where layers share weights), `outputs` (of the task
+        head, in words), `labels`, `quantization`, `numbers` (`all`: int8, float32 or mixed; `int8_linears` of how
         many `linears`, `int8_attentions` of how many `attentions`, `embeddings`), `size_mb` (`embeddings`,
         `encoder`, `head`, `file`), `isa` and `steps` (empty where the engine is not built).
     """
@@ -76,7 +82,10 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         engine = Engine.from_pretrained(model, num_threads=1, isa=isa)
         steps, chosen = engine.inspect(), engine.isa
     return {
+        "task": task_of(checkpoint.config).name,
         "shape": vars(checkpoint.shape),
+        "stored_layers": len(checkpoint.shape.stored_layers),
+        "outputs": _outputs(checkpoint),
         "labels": checkpoint.labels,
         "quantization": checkpoint.quantization.model_dump(),
         "numbers": _numbers(checkpoint),
@@ -96,6 +105,16 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, Any]:
         "attentions": len(checkpoint.shape.stored_layers),
         "embeddings": "int8" if parts.embeddings else "float32",
     }
+
+
+def _outputs(checkpoint: Checkpoint) -> str:
+    shape, count = checkpoint.shape, len(checkpoint.labels)
+    if shape.head.head == "embedding":
+        unit = ", of length 1" if shape.normalize else ""
+        return f"{shape.pooling} of tokens, {shape.hidden_size} numbers{unit}"
+    if shape.head.head == "masked":
+        return f"{shape.vocab_size} words"
+    return f"{count} label{'s' if count > 1 else ''}" if count else "start and end"
 
 
 def _described(numbers: Mapping[str, Any]) -> str:

@@ -9,17 +9,27 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Aggregation",
     "CheckpointFolder",
     "ColumnOfRole",
     "Data",
+    "DocStride",
     "EngineName",
     "Isa",
     "JsonFile",
     "LabelColumn",
+    "MaskShare",
+    "MaxAnswerLen",
+    "MaxSeqLen",
+    "NoAnswer",
+    "NullThreshold",
     "SweepAxis",
+    "Targets",
     "Task",
+    "TaskOfModel",
     "TextColumn",
     "Threads",
+    "Threshold",
 ]
 
 
@@ -75,4 +85,39 @@ JsonFile = Annotated[
 ]
 SweepAxis = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="Of a sweep: the values; --sweep alone takes good ones.")
+]
+TaskOfModel = Annotated[Task | None, typer.Option(help="What the model does; default: what its config says.")]
+
+# --- what single tasks can be told
+
+MaxSeqLen = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of a text, or of a window with its question.")
+]
+DocStride = Annotated[
+    int | None,
+    typer.Option(min=0, help="Question answering: tokens that neighbouring windows of a context share."),
+]
+MaxAnswerLen = Annotated[
+    int | None, typer.Option(min=1, help="Question answering: most tokens of an answer.")
+]
+NullThreshold = Annotated[
+    float | None,
+    typer.Option(help="Question answering: no answer wins where it scores more than this above the best."),
+]
+NoAnswer = Annotated[
+    bool | None, typer.Option("--no-answer", help="Question answering: there may be no answer.")
+]
+MaskShare = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Fill-mask: the share of tokens that is hidden and scored.")
+]
+Threshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Multi-label: all labels that are so probable.")
+]
+Aggregation = Annotated[
+    str | None,
+    typer.Option(help="Token classification: none, simple (the default), first, average or max."),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", metavar="WORD", help="Fill-mask: only these words; may be given often."),
 ]

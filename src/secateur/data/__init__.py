@@ -1,6 +1,7 @@
 """Files and folders to rows and splits, with checks. Free of torch."""
 
-from secateur.data.files import Record, read_records
+from secateur.data.files import read_records
+from secateur.data.record import Record
 from secateur.data.rows import Table, read_table
 from secateur.data.splits import PACKAGED, Splits, load_splits
 from secateur.tasks.text_classification import Row

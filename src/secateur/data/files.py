@@ -1,4 +1,4 @@
-"""Files to records: CSV, TSV and JSON lines, plain or gzip-compressed, with the line of every mistake."""
+"""Files to records, plain or gzip-compressed, with the line of every mistake."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from secateur.data.conll import looks_like_conll, read_conll
+from secateur.data.record import Record
+from secateur.data.squad_json import is_squad, read_squad
 from secateur.errors import DataError
+from secateur.tasks import Task, TokenClassification
 
 __all__ = ["SUFFIXES", "Record", "read_records", "suffix_of"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_CONLL = (".conll", ".bio", ".iob", ".iob2")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", *_CONLL)
 
 csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than one long document
-
-
-class Record(NamedTuple):
-    """What a file says in one place: the line, or the number of the object in a JSON list, and the values."""
-
-    line: int
-    values: Mapping[str, Any]
 
 
 def suffix_of(path: Path) -> str | None:
@@ -33,11 +31,12 @@ def suffix_of(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path, task: type[Task] | None = None) -> list[Record]:
     """Reads a data file.
 
     Args:
         path: A file whose name ends in one of `SUFFIXES`, with or without `.gz`.
+        task: What it is for; decides whether `.txt` holds words with tags or a text a line. None looks.
 
     Returns:
         The records in the order of the file, at least one.
@@ -49,6 +48,11 @@ def read_records(path: Path) -> list[Record]:
     suffix = suffix_of(path)
     if suffix in (".csv", ".tsv"):
         records = list(_delimited(path, content, "\t" if suffix == ".tsv" else _delimiter(content)))
+    elif suffix in _CONLL:
+        records = read_conll(path, content)
+    elif suffix == ".txt":
+        tagged = looks_like_conll(content) if task is None else task is TokenClassification
+        records = read_conll(path, content) if tagged else _lines(content)
     elif suffix is not None:
         records = list(_json(path, content))
     else:
@@ -118,13 +122,34 @@ def _unquote(cell: str) -> str:
 
 
 def _json(path: Path, content: str) -> Iterator[Record]:
-    if content.lstrip().startswith("["):
-        for number, record in enumerate(_parse(path, 1, content), start=1):
+    whole = _parse(path, 1, content) if content.lstrip().startswith("[") else _nested(path, content)
+    if whole is not None:
+        if is_squad(whole):
+            yield from read_squad(path, whole)
+            return
+        for number, record in enumerate(whole, start=1):
             yield Record(number, _object(path, number, record))
         return
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             yield Record(number, _object(path, number, _parse(path, number, line)))
+
+
+def _nested(path: Path, content: str) -> list[Any] | None:
+    """Returns the rows of a file that is one object with a list called data, as SQuAD is; else None."""
+    if suffix_of(path) != ".json":
+        return None
+    try:
+        whole = json.loads(content)
+    except (json.JSONDecodeError, RecursionError):
+        return None  # JSON lines, or a mistake that is found there
+    rows = whole.get("data") if isinstance(whole, dict) else None
+    return rows if isinstance(rows, list) else None
+
+
+def _lines(content: str) -> list[Record]:
+    lines = enumerate(content.splitlines(), start=1)
+    return [Record(number, {"text": line.strip()}) for number, line in lines if line.strip()]
 
 
 def _parse(path: Path, line: int, content: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.data.files import Record
+from secateur.data.record import Record
 from secateur.errors import DataError
 from secateur.tasks import Task
 

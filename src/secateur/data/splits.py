@@ -1,31 +1,22 @@
-"""A file or folder to the three splits of a data set, with everything that looks wrong counted or refused."""
+"""Records to the three splits of a data set, with everything that looks wrong counted or refused."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from secateur.data.carving import carve
 from secateur.data.checks import contradictions, leaks, repeats
-from secateur.data.files import SUFFIXES, read_records, suffix_of
-from secateur.data.rows import Table, adapt_, read_table
+from secateur.data.rows import Table, adapt_, find_columns, read_table
+from secateur.data.sources import PACKAGED, SPLITS, Part, Source, guess_task, open_source
 from secateur.errors import DataError
 from secateur.tasks import Task, TextClassification, task_named
 
 __all__ = ["PACKAGED", "Splits", "load_splits"]
 
-_PACKAGED_FOLDER = Path(__file__).parent / "packaged"
-PACKAGED = ("assistant_intents",)
-
-_SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test",),
-}
+_NAMED = ("label", "tags")  # the roles that hold labels
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class Splits:
         columns = ", ".join(f"{role} {column!r}" for role, column in self.columns.items())
         lines = [
             f"{self.name}: {self.task.name}, {sizes} rows",
-            *self.task.describe(self.train),
+            *self.task.describe(self.train or self.validation or self.test),
             f"columns: {columns}",
             *self.notes,
         ]
@@ -84,17 +75,20 @@ def load_splits(
     task: str | type[Task] | Task | None = None,
     columns: Mapping[str, str] | None = None,
     kind: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Splits:
     """Loads a data set.
 
     Args:
-        path: A CSV, TSV or JSON lines file, plain or `.gz`; or a folder with one such file for each split;
-            or the name of a packaged set. Where there are training rows, what has no file of its own is
-            split off them: 10 % a split, by label, chosen by a hash of the text, so that the order of the
-            rows does not matter.
-        task: What the rows are for: a name, a class, or a task with its labels, as that of a model.
+        path: A file, plain or `.gz`; a folder with one file for each split; the name of a packaged set; or a
+            data set of the hub as `org/name` or `org/name:config`. Where there are training rows, what has no
+            file of its own is split off them: 10 % a split, by label, chosen by a hash of the text, so that
+            the order of the rows does not matter.
+        task: What the rows are for: a name, a class, or a task with its labels, as that of a model. None
+            takes what a manifest.json beside the data says, else what the columns look like.
         columns: Role to column; the others are looked for by their usual names.
         kind: One of the task's kinds; None finds out.
+        cache: Where downloads from the hub stay; None keeps none.
 
     Returns:
         The splits.
@@ -102,22 +96,31 @@ def load_splits(
     Raises:
         DataError: If something is missing, unreadable, empty or cannot be learnt from.
         UnsupportedError: There is no such task.
+        MissingExtraError: The data lie on the hub or in parquet files, and `datasets` is not installed.
     """
-    source = _locate(path)
-    notes: list[str] = []
-    wanted = task_named(task) if isinstance(task, str) else task or TextClassification
-    chosen = type(wanted) if isinstance(wanted, Task) else wanted
-    files = _split_files(source) if source.is_dir() else {"train": source}
-    tables: dict[str, Table] = {}
+    wanted = task_named(task) if isinstance(task, str) else task
+    given = type(wanted) if isinstance(wanted, Task) else wanted
+    source = open_source(path, given, cache)
+    notes = list(source.notes)
+    first = next(iter(source.parts.values()))
+    chosen = given or _task_of(source, first)
     known = dict(columns or {})
-    for split, file in files.items():
-        tables[split] = read_table(chosen, str(file), read_records(file), known)
+    tables: dict[str, Table] = {}
+    for split, part in source.parts.items():
+        found = find_columns(chosen, part.where, list(map(str, part.records[0].values)), known)
+        if _is_unlabelled(part, found, source) and split != "train":
+            notes.append(f"{split} has no labels and is not used.")
+            continue
+        tables[split] = read_table(chosen, part.where, part.records, known)
         known = tables[split].columns
-    learnt_from = next(iter(tables.values()))
-    try:
-        meant = wanted if isinstance(wanted, Task) else chosen.from_rows(learnt_from.rows, kind=kind)
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
+    if isinstance(wanted, Task):
+        meant = wanted
+    else:
+        try:
+            learnt_from = next(iter(tables.values())).rows
+            meant = chosen.from_rows(learnt_from, kind=kind, names=_names(source, known))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
     for table in tables.values():
         adapt_(table, meant)
     parts = {split: table.rows for split, table in tables.items()}
@@ -126,10 +129,11 @@ def load_splits(
     missing = [split for split in ("test", "validation") if split not in parts]
     if missing and "train" in parts:
         parts |= carve(chosen, parts["train"], missing, notes)
-    parts = {split: parts.get(split, []) for split in _SPLIT_NAMES}
+    parts = {split: parts.get(split, []) for split in SPLITS}
     apart = _take_out_of_scope_(meant, parts, notes)
-    for split in ("validation", "test"):
-        _check_known(tables[split].source if split in tables else str(source), parts[split], meant)
+    for split, rows in parts.items():
+        where = tables[split].source if split in tables else str(path)
+        _check_known(where, rows, meant, isinstance(wanted, Task))
     return Splits(
         name=str(path),
         task=meant,
@@ -141,39 +145,21 @@ def load_splits(
     )
 
 
-def _locate(path: str | os.PathLike[str]) -> Path:
-    source = Path(path)
-    if source.exists():
-        return source
-    if str(path) in PACKAGED:
-        return _PACKAGED_FOLDER / str(path)
-    raise DataError(
-        f"{path} does not exist; give a data file, a folder, or the packaged set {', '.join(PACKAGED)}."
-    )
+def _task_of(source: Source, part: Part) -> type[Task]:
+    named = source.manifest.task
+    return guess_task(part.records[0]) if named is None else task_named(named)
 
 
-def _split_files(folder: Path) -> dict[str, Path]:
-    """Finds the file of each split by its name; train comes first, because it decides the columns."""
-    by_split: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(folder.iterdir()):
-        suffix = suffix_of(file)
-        if suffix is not None and file.is_file():
-            stem = file.name.lower().removesuffix(".gz").removesuffix(suffix)
-            split = next((name for name, usual in _SPLIT_NAMES.items() if stem in usual), None)
-            if split is not None:
-                by_split[split].append(file)
-    for split, found in by_split.items():
-        if len(found) > 1:
-            raise DataError(
-                f"{folder} has several {split} files ({', '.join(f.name for f in found)}): keep one."
-            )
-    if not by_split:
-        present = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
-        raise DataError(
-            f"{folder} has no train, validation or test file; it must be called so, with one of the endings "
-            f"{', '.join(SUFFIXES)}, also with .gz. Found: {present}."
-        )
-    return {split: by_split[split][0] for split in _SPLIT_NAMES if split in by_split}
+def _names(source: Source, columns: Mapping[str, str]) -> list[str] | None:
+    """Returns the labels that the data set or its manifest names, if any."""
+    own = [source.names[columns[role]] for role in _NAMED if columns.get(role) in source.names]
+    return own[0] if own else source.manifest.labels
+
+
+def _is_unlabelled(part: Part, columns: Mapping[str, str], source: Source) -> bool:
+    """Says whether all labels are -1, as data sets of the hub mark those that are kept secret."""
+    column = columns.get("label")
+    return column in source.names and all(record.values.get(column) in (-1, None) for record in part.records)
 
 
 def _note_oddities(task: type[Task], train: Sequence[Any], kept: bool, notes: list[str]) -> None:
@@ -183,7 +169,7 @@ def _note_oddities(task: type[Task], train: Sequence[Any], kept: bool, notes: li
         notes.append(f"{again} training {'row repeats' if again == 1 else 'rows repeat'} an earlier one.")
     if torn:
         occur = "training text occurs" if torn == 1 else "training texts occur"
-        notes.append(f"{torn} {occur} with different labels.")
+        notes.append(f"{torn} {occur} in rows that contradict each other.")
 
 
 def _take_out_of_scope_(task: Task, parts: dict[str, list[Any]], notes: list[str]) -> list[Any]:
@@ -199,11 +185,17 @@ def _take_out_of_scope_(task: Task, parts: dict[str, list[Any]], notes: list[str
     return apart
 
 
-def _check_known(source: str, rows: Sequence[Any], task: Task) -> None:
+def _check_known(source: str, rows: Sequence[Any], task: Task, is_given: bool) -> None:
     unknown = task.unknown(rows)
-    if unknown:
+    if not unknown:
+        return
+    others = f" (and {len(unknown) - 1} other labels neither)" if len(unknown) > 1 else ""
+    if is_given:
         raise DataError(
-            f"{source}: the label {unknown[0]!r} occurs in no training row"
-            f"{f' (and {len(unknown) - 1} other labels neither)' if len(unknown) > 1 else ''}: "
-            f"add training rows for it or delete its rows."
+            f"{source}: the model does not know the label {unknown[0]!r}{others}: give data with the labels "
+            f"it was trained on."
         )
+    raise DataError(
+        f"{source}: the label {unknown[0]!r} occurs in no training row{others}: "
+        f"add training rows for it or delete its rows."
+    )

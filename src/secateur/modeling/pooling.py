@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,26 +26,25 @@ class Pooling:
     """
 
     mode: str = "mean"
-    normalize: bool = False
+    normalize: bool = True
 
     @classmethod
     def of(cls, config: Any) -> Pooling:
-        """Reads `sentence_embedding` of a config; without it, mean and not normalized.
+        """Reads `sentence_embedding` of a config; without it, mean and normalized, as the task.
 
         Args:
-            config: A transformers config, or its entries.
+            config: A transformers config.
 
         Raises:
             UnsupportedError: The mode is not known.
         """
-        entries = config if isinstance(config, Mapping) else {"sentence_embedding": _entry(config)}
-        entry = entries.get("sentence_embedding") or {}
+        entry = getattr(config, "sentence_embedding", None) or {}
         mode = entry.get("pooling", "mean")
         if mode not in POOLING_MODES:
             raise UnsupportedError(
                 f"The config pools sentence embeddings by {mode!r}; supported: {', '.join(POOLING_MODES)}."
             )
-        return cls(mode, bool(entry.get("normalize", False)))
+        return cls(mode, bool(entry.get("normalize", True)))
 
     def __call__(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Pools the states that leave the last layer.
@@ -69,7 +67,3 @@ class Pooling:
         else:
             pooled = states.masked_fill(attention_mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
         return functional.normalize(pooled, dim=-1) if self.normalize else pooled
-
-
-def _entry(config: Any) -> Any:
-    return getattr(config, "sentence_embedding", None)

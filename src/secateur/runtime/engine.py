@@ -69,7 +69,7 @@ class Engine:
         self.max_length = int(self._plan.max_sequence)
         self.max_tokens = max_tokens
         self.vocab_size = int(self._plan.vocab_size)
-        self.num_token_types = model.shape.num_token_types
+        self.num_token_types = int(self._plan.num_token_types)
 
     @classmethod
     def from_pretrained(
@@ -136,7 +136,7 @@ class Engine:
             token_type_ids,
             attention_mask,
             vocab_size=self.vocab_size,
-            num_token_types=int(self._plan.num_token_types),
+            num_token_types=self.num_token_types,
             max_length=self.max_length,
             max_tokens=self.max_tokens,
         )

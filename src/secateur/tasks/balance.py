@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["balance_lines", "count_labels"]
 
-_FEW = 10  # training rows of a label from which little can be learnt
+_FEW = 10  # rows of a label from which little can be learnt
 _SHOWN = 3
 
 
@@ -18,7 +18,7 @@ def count_labels(labels: Iterable[str], known: Sequence[str]) -> dict[str, int]:
     return counts
 
 
-def balance_lines(counts: dict[str, int], what: str, units: str = "training rows") -> list[str]:
+def balance_lines(counts: dict[str, int], what: str, units: str = "rows") -> list[str]:
     """Returns lines on the number of labels, the most and least frequent ones, and those that have few rows.
 
     Args:
@@ -31,8 +31,10 @@ def balance_lines(counts: dict[str, int], what: str, units: str = "training rows
     ordered = sorted(counts, key=lambda label: -counts[label])
     least, most = counts[ordered[-1]], counts[ordered[0]]
     lines = [f"{len(counts)} {what}, {least} to {most} {units} each"]
-    if least < most:
-        ends = (("most", ordered[:_SHOWN]), ("least", ordered[-min(_SHOWN, len(ordered) // 2) :]))
+    if least < most and len(ordered) <= 2 * _SHOWN:
+        lines.append(f"by frequency: {', '.join(f'{label} ({counts[label]})' for label in ordered)}")
+    elif least < most:
+        ends = (("most", ordered[:_SHOWN]), ("least", ordered[-_SHOWN:]))
         for title, some in ends:
             lines.append(f"{title} frequent: {', '.join(f'{label} ({counts[label]})' for label in some)}")
     few = sum(count < _FEW for count in counts.values())

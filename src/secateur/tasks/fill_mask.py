@@ -245,7 +245,7 @@ class FillMask(Task):
 
     def describe(self, rows: Sequence[Row]) -> list[str]:
         """Returns the number of words: see `Task`."""
-        return [f"{sum(len(row.text.split()) for row in rows)} training words"]
+        return [f"{sum(len(row.text.split()) for row in rows)} words"]
 
 
 def mask_token_id(tokenizer: Tokenizer) -> int:
@@ -312,7 +312,7 @@ def _fills(
 
 
 def _best(scores: NDArray[np.float32], allowed: NDArray[np.int64], count: int) -> list[int]:
-    """Returns the allowed tokens of the largest scores, best first; sorting the whole vocabulary takes 2 ms."""
+    """Returns the allowed tokens of the largest scores, best first; sorting a whole vocabulary is slow."""
     found = scores[allowed]
     if count < len(found):
         least = np.partition(found, -count)[-count]

@@ -186,7 +186,7 @@ class QuestionAnswering(Task):
             cut += frame.cut
             offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)[frame.tokens]
             numbered = encoding.word_ids
-            words = [-1 if numbered[index] is None else numbered[index] for index in frame.tokens]
+            words = [-1 if (word := numbered[index]) is None else word for index in frame.tokens]
             for start, stop in windows(len(frame.tokens), frame.room(longest), self.doc_stride):
                 ids, types = frame.feature(start, stop)
                 input_ids.append(ids)
@@ -337,7 +337,7 @@ class QuestionAnswering(Task):
         """Returns how many contexts there are, and how many questions have no answer: see `Task`."""
         contexts = len({row.context for row in rows})
         nothing = sum(not row.answers for row in rows)
-        line = f"{len(rows)} training questions on {contexts} contexts"
+        line = f"{len(rows)} questions on {contexts} contexts"
         return [f"{line}, {nothing} of them without an answer" if nothing else line]
 
 

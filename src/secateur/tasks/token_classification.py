@@ -280,12 +280,12 @@ class TokenClassification(Task):
         """Returns the number of entities of each type, or of each tag: see `Task`."""
         tags = [tag for row in rows for tag in row.tags or ()]
         if self.kind == "plain":
-            return balance_lines(count_labels(tags, self.labels), "tags", "training words")
+            return balance_lines(count_labels(tags, self.labels), "tags", "words")
         types = list(dict.fromkeys(label[2:] for label in self.labels if label != "O"))
         counts = count_labels((tag[2:] for tag in tags if tag.startswith("B-")), types)
         outside = sum(tag == "O" for tag in tags) / max(len(tags), 1)
-        lines = balance_lines(counts, "entity types", "training entities")
-        return [*lines, f"{len(tags)} training words, {outside:.1%} of them outside entities"]
+        lines = balance_lines(counts, "entity types", "entities")
+        return [*lines, f"{len(tags)} words, {outside:.1%} of them outside entities"]
 
     def unknown(self, rows: Iterable[Row]) -> list[str]:
         """Returns tags of rows that the task does not know, sorted: see `Task`."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from secateur.recipe.recipe import DistillationStage, Recipe
-from secateur.tasks import Task
+from secateur.tasks import FillMask, Task
 from secateur.training.augmentation import AugmentingPadder
-from secateur.training.encoding import Features, Padder, encode_rows, pad_token_of
-from secateur.training.masking import MaskingPadder, unmasked
+from secateur.training.encoding import Features, Padder, encode_rows, pad_token_of, takes_token_types
+from secateur.training.masking import MaskingPadder
 
 __all__ = ["alters_rows", "can_be_altered", "padder_for", "training_features", "without_altered_rows"]
 
@@ -22,8 +22,10 @@ def training_features(
     Raises:
         DataError: A row's label is not known, or a text cannot be tokenized.
     """
-    features = encode_rows(tokenizer, task, rows, max_length, network)
-    return unmasked(features) if task.head == "masked" else features
+    if isinstance(task, FillMask):
+        chunks = task.chunks(tokenizer.backend_tokenizer, rows, max_length)
+        return Features(chunks, [{}] * len(chunks), token_types=takes_token_types(network))
+    return encode_rows(tokenizer, task, rows, max_length, network)
 
 
 def padder_for(

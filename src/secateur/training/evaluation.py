@@ -17,7 +17,7 @@ from secateur.tasks import Encoded, Task
 from secateur.training.encoding import Features, Padder, pad_token_of, takes_token_types
 from secateur.training.lengths import max_tokens
 
-__all__ = ["evaluate", "model_outputs", "predict", "quick_score"]
+__all__ = ["embeddings", "evaluate", "model_outputs", "predict", "quick_score"]
 
 _QUICK_ROWS = 200
 
@@ -65,7 +65,9 @@ def model_outputs(
     network.eval()
     chosen = ChosenTokens(network) if task.head == "masked" else None
     try:
-        with torch.inference_mode():
+        with (
+            torch.no_grad()
+        ):  # not inference_mode: masks keep what they compute, and training goes on with it
             for start in range(0, len(order), batch_size):
                 numbers = order[start : start + batch_size]
                 batch = {
@@ -100,8 +102,25 @@ def evaluate(network: Any, tokenizer: Any, splits: Splits, max_length: int | Non
         if not rows:
             continue
         given = [*rows, *splits.out_of_scope] if name == "test" else rows
+        if not splits.task.main_metric:  # plain texts, of which nobody says what is right
+            result[name] = {"n": len(given)}
+            continue
         encoded = splits.task.encode(tokenizer.backend_tokenizer, given, longest)
         result[name] = splits.task.score(given, encoded, predict(network, splits.task, encoded))
+    return result
+
+
+def embeddings(
+    network: Any, tokenizer: Any, splits: Splits, max_length: int
+) -> dict[str, NDArray[np.float32]]:
+    """Returns [n, H] vectors of the validation and test texts, where the task is to make such."""
+    if splits.task.head != "embedding":
+        return {}
+    result = {}
+    for name, rows in (("validation", splits.validation), ("test", splits.test)):
+        if rows:
+            encoded = splits.task.encode(tokenizer.backend_tokenizer, rows, max_length)
+            result[name] = np.stack(model_outputs(network, splits.task, encoded))
     return result
 
 
@@ -113,7 +132,7 @@ def quick_score(
     It is for showing how a run goes, not for reporting: a few hundred rows cost less than a percent of a run.
     """
     rows = splits.validation[:_QUICK_ROWS]
-    if not rows:
+    if not rows or not splits.task.main_metric:
         return None
     encoded = splits.task.encode(tokenizer.backend_tokenizer, rows, max_length)
 

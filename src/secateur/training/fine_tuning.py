@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -20,7 +21,7 @@ from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_
 from secateur.training.collation import padder_for, training_features
 from secateur.training.connection import count_items_
 from secateur.training.evaluation import evaluate, quick_score
-from secateur.training.lengths import max_tokens
+from secateur.training.lengths import fit_window, max_tokens
 from secateur.training.loading import has_head, load_network, load_tokenizer
 from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, SeededOrder
@@ -86,7 +87,8 @@ def fine_tune(
     """
     started = time.monotonic()
     check_model_target(Path(out))
-    task = splits.task
+    task = fit_window(splits.task, max_length)
+    splits = dataclasses.replace(splits, task=task)
     if task.head == "embedding":
         raise UnsupportedError(
             "Sentence embeddings are not fine-tuned here, for their data have no labels: compress learns "

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from secateur.errors import UnsupportedError
-from secateur.tasks import Task
+from secateur.tasks import QuestionAnswering, Task
 
-__all__ = ["max_tokens"]
+__all__ = ["fit_window", "max_tokens"]
 
-# Batches are padded to their longest feature only, so the data decide what a step costs, not this limit. The
-# contexts of question answering are cut into windows, whose size is what a limit chooses.
-_USUAL = {"question-answering": 384}
 _LEAST = 8
 
 
@@ -22,7 +20,9 @@ def max_tokens(network: Any, tokenizer: Any, task: Task, wanted: int | None = No
         network: A transformers model.
         tokenizer: Its tokenizer.
         task: What it is used for.
-        wanted: What the user says; None means the task's usual limit, or all that the model can.
+        wanted: What the user says; None means the window of a task that cuts contexts into such, otherwise
+            all that the model can. Batches are padded to their longest feature only, so the data decide what
+            a step costs.
 
     Raises:
         UnsupportedError: The model cannot have that many.
@@ -39,7 +39,16 @@ def max_tokens(network: Any, tokenizer: Any, task: Task, wanted: int | None = No
     if own is not None and _LEAST <= own < limit:
         limit = int(own)
     if wanted is None:
-        return min(limit, _USUAL.get(task.name, limit))
+        return min(limit, getattr(task, "window", limit))
     if not _LEAST <= wanted <= limit:
         raise UnsupportedError(f"The model takes {_LEAST} to {limit} tokens, but max_length is {wanted}.")
     return wanted
+
+
+def fit_window(task: Task, wanted: int | None) -> Task:
+    """Returns the task with windows as long as the user says, where it cuts contexts into such."""
+    if wanted is None or not isinstance(task, QuestionAnswering):
+        return task
+    fitted = copy.copy(task)
+    fitted.window = wanted
+    return fitted

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from secateur.errors import DataError, StructureError, UnsupportedError
 from secateur.modeling.structure import SUPPORTED_MODEL_TYPES, find_blocks
-from secateur.tasks import Task
+from secateur.tasks import SentenceEmbeddings, Task
 from secateur.training.arguments import quiet_transformers
 from secateur.training.sentence_transformers import longest_text, pooling_entry, transformer_folder
 
@@ -121,6 +121,10 @@ def agreed_task(folder: str | Path, task: Task, name: str = "the data") -> Task:
             row has exactly one of them.
     """
     known = model_task(folder, type(task))
+    if isinstance(known, SentenceEmbeddings):
+        return SentenceEmbeddings(task.kind, pooling=known.pooling, normalize=known.normalize)
+    if not task.labels and not known.labels and task.kind == known.kind != "regression":
+        return task
     if known.kind != task.kind:
         raise DataError(
             f"The head of {folder} is of the kind {known.kind!r}, {name} of the kind {task.kind!r}: give "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +12,9 @@ from torch import Tensor
 from transformers import DataCollatorForLanguageModeling
 
 from secateur.errors import UnsupportedError
-from secateur.training.encoding import Features, Padder
+from secateur.training.encoding import Padder
 
-__all__ = ["MaskingPadder", "unmasked"]
+__all__ = ["MaskingPadder"]
 
 
 class MaskingPadder(Padder):
@@ -54,15 +53,3 @@ class MaskingPadder(Padder):
             torch.manual_seed(int.from_bytes(digest, "little"))
             batch["input_ids"], batch["labels"] = self._masker.torch_mask_tokens(batch["input_ids"], special)
         return batch
-
-
-def unmasked(features: Features) -> Features:
-    """Returns features without masks, taken back by the labels that stand there, and without targets."""
-    whole = [
-        [token if label < 0 else label for token, label in zip(ids, target["labels"], strict=True)]
-        if "labels" in target
-        else ids
-        for ids, target in zip(features.input_ids, features.targets, strict=True)
-    ]
-    encoded = dataclasses.replace(features.encoded, input_ids=whole, positions=None)
-    return Features(encoded, [{}] * len(whole), token_types=features.token_type_ids is not None)

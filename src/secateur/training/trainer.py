@@ -19,7 +19,8 @@ from secateur.modeling.structure import find_projections
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
-from secateur.tasks import Task, TextClassification, task_named, task_of
+from secateur.tasks import Task, task_named, task_of
+from secateur.tasks.sentence_embeddings import cosines
 from secateur.training.announcement import announce
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
 from secateur.training.callback import CompressionCallback
@@ -32,9 +33,9 @@ from secateur.training.collation import (
 )
 from secateur.training.conditions import check_teacher
 from secateur.training.encoding import Features
-from secateur.training.evaluation import evaluate, quick_score
+from secateur.training.evaluation import embeddings, evaluate, quick_score
 from secateur.training.fine_tuning import FineTuning, check_model_target, fine_tune, save_copy, tuning_steps
-from secateur.training.lengths import max_tokens
+from secateur.training.lengths import fit_window, max_tokens
 from secateur.training.loading import (
     agreed_task,
     has_head,
@@ -47,7 +48,7 @@ from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, fingerprint
 from secateur.training.teacher_cache import TeacherCache
 
-__all__ = ["Compression", "FineTuning", "compress", "fine_tune"]
+__all__ = ["Compression", "FineTuning", "compress", "fine_tune", "usual_task"]
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def compress(
         recipe: Name or path of a recipe, or a recipe. Rows are altered (`augmentation`) only where each is
             one text that stands for itself; elsewhere that part of the recipe is left out, and said so.
         out: Checkpoint folder to write; an older checkpoint there is replaced.
-        task: Name of the task; None takes that of the splits, or else of the model's head; a model without
-            one becomes a text classifier.
+        task: Name of the task; None takes that of the splits, or else of the model's head, or else what the
+            columns of the data are for.
         teacher: Folder of another dense model to learn from, with the same tokenizer and labels; None learns
             from the model itself.
         dense_out: Where to keep the dense model, if it is fine-tuned on the way; None keeps it nowhere.
@@ -117,9 +118,10 @@ def compress(
     kind = None if task is None else task_named(task)
     resolved = load_recipe(recipe if isinstance(recipe, Recipe) else os.fspath(recipe))
     check_target(out)
-    splits = data if isinstance(data, Splits) else load_splits(data, kind or _usual_task(Path(model)))
+    splits = data if isinstance(data, Splits) else load_splits(data, kind or usual_task(Path(model)))
     if kind is not None and kind is not type(splits.task):
         raise DataError(f"The data are rows of {splits.task.name}, and the task is {task}: load them for it.")
+    splits = dataclasses.replace(splits, task=fit_window(splits.task, max_length))
     if not splits.train:
         raise DataError(f"{splits.name} has no training rows: give data with a train file.")
     notes: tuple[str, ...] = ()
@@ -220,6 +222,7 @@ class _Job:
             network = self._fine_tuned(metrics)
         splits = dataclasses.replace(self.splits, task=task)
         metrics["dense"] = evaluate(network, tokenizer, splits, longest)
+        vectors = embeddings(network, tokenizer, splits, longest)
         metrics["main_metric"] = task.main_metric
         if recipe.stages_of(DistillationStage) and not live:
             dense = network if teacher is None else teacher
@@ -229,6 +232,9 @@ class _Job:
         student = network  # nothing else reads the dense weights from here on
         self._train(student, teacher, tokenizer, splits, train, recipe, longest)
         metrics["compressed"] = evaluate(student, tokenizer, splits, longest)
+        for split, made in embeddings(student, tokenizer, splits, longest).items():
+            metrics["dense"][split]["cosine_to_dense"] = 1.0
+            metrics["compressed"][split]["cosine_to_dense"] = float(cosines(vectors[split], made).mean())
         metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
         metrics["minutes"] = round((time.monotonic() - self.started) / 60, 2)
         folder = export_checkpoint(student, tokenizer, self.out, recipe.to_yaml(), metrics)
@@ -329,7 +335,12 @@ class _Job:
         return teacher
 
 
-def _usual_task(model: Path) -> type[Task]:
-    """Returns the task of a model's head; a model without one becomes a text classifier."""
-    found = task_of(read_config(model).to_dict())
-    return TextClassification if found.head == "embedding" else found
+def usual_task(model: Path) -> type[Task] | None:
+    """Returns the task of a model's head; None for an encoder, which can become anything.
+
+    Raises:
+        UnsupportedError: See `read_config`.
+    """
+    config = read_config(model).to_dict()
+    found = task_of(config) if config.get("architectures") else None
+    return None if found is None or found.head == "embedding" else found

@@ -40,11 +40,8 @@ class FillMaskPipeline(Pipeline[FillMask]):
         self._mask_id = mask_token_id(self.tokenizer)
         self.mask_token = str(self.tokenizer.id_to_token(self._mask_id))
 
-    # A str is a Sequence[str]: mypy takes the first that fits, which is the one meant.
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, texts: str, **options: Unpack[Options]
-    ) -> list[Any]: ...
+    def __call__(self, texts: str, **options: Unpack[Options]) -> list[Any]: ...
 
     @overload
     def __call__(self, texts: Sequence[str], **options: Unpack[Options]) -> list[list[Any]]: ...

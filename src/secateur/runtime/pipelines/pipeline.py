@@ -20,13 +20,13 @@ AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 class Pipeline(ABC, Generic[AnyTask]):
-    """A model that takes what a user has and gives what a user wants. Safe to call from many threads at a time.
+    """A model that takes what a user has and gives what a user wants. Safe to call from many threads.
 
     Attributes:
         engine: What runs the model.
         task: What turns texts into token ids and outputs into answers.
         tokenizer: The one that lies beside the checkpoint, without padding or truncation.
-        max_length: Most tokens of a text: what the model takes, or less where the tokenizer's settings say so.
+        max_length: Most tokens of a text: what the model takes, or less if the tokenizer's settings say so.
         labels: The names of the model's outputs, in their order; empty where they have none.
         unknown_id: The token that stands for an unknown word; None where the tokenizer has none.
         options: The options of a call, and what they are where a call does not say.
@@ -93,8 +93,8 @@ class Pipeline(ABC, Generic[AnyTask]):
         if encoded.cut and not self._said_cut:
             self._said_cut = True
             warnings.warn(
-                f"{encoded.cut} of {len(rows)} texts have more than the {longest} tokens that the model takes "
-                f"and were cut at the end; this is said once.",
+                f"{encoded.cut} of {len(rows)} texts have more than the {longest} tokens that the model "
+                f"takes and were cut at the end; this is said once.",
                 stacklevel=2,
             )
         return encoded

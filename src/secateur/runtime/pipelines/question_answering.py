@@ -59,9 +59,10 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnswering]):
             question: A question or several.
             context: The text that holds the answer: one for all questions, or as many as questions.
             **options: `top_k`: how many answers, best first.
-                `doc_stride`: how many tokens neighbouring windows of a long context share; None is 128, or half
-                a window where that is less.
-                `max_seq_len`: most tokens of a window with its question; None is 384, or what the model takes.
+                `doc_stride`: how many tokens neighbouring windows of a long context share; None is 128, or
+                half a window where that is less.
+                `max_seq_len`: most tokens of a window with its question; None is 384, or what the model
+                takes.
                 `max_answer_len`: most tokens of an answer.
                 `handle_impossible_answer`: whether "" may be the answer, for a model trained with questions
                 that have none.
@@ -92,8 +93,10 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnswering]):
             for first, last, score in _best_spans(start, end, many, chosen["max_answer_len"]):
                 span = _characters(window, first, last, chosen["align_to_words"])
                 candidates[row].append((*span, score))
-        found = [
-            _answers(pair.context, spans, chosen["top_k"], none if chosen["handle_impossible_answer"] else None)
+        found: list[Any] = [
+            _answers(
+                pair.context, spans, chosen["top_k"], none if chosen["handle_impossible_answer"] else None
+            )
             for pair, spans, none in zip(pairs, candidates, nothing, strict=True)
         ]
         if chosen["top_k"] == 1:

@@ -47,8 +47,8 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
             texts: A text, a pair of texts as `{"text": ..., "text_pair": ...}` or as a tuple, or a list of
                 either.
             **options: `top_k`: how many labels a text, best first; None for all of them.
-                `function_to_apply`: "softmax", "sigmoid" or "none" on the logits, instead of what the model was
-                trained for.
+                `function_to_apply`: "softmax", "sigmoid" or "none" on the logits, instead of what the model
+                was trained for.
                 `threshold`: for a multi-label model: all labels that are at least so probable.
 
         Returns:
