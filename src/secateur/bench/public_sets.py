@@ -32,7 +32,7 @@ def load_public(data: str | Path, task: str | None = None, train_rows: int = 0, 
         data: A folder or file.
         task: As in `load_splits`.
         train_rows: Learn from so many rows only, taken at even distances; 0 takes all.
-        test_rows: Likewise, of the rows to report on.
+        test_rows: Likewise, of the rows to choose by and to report on.
 
     Raises:
         DataError: A set is not there, or is not what `load_splits` takes.
@@ -44,8 +44,8 @@ def load_public(data: str | Path, task: str | None = None, train_rows: int = 0, 
         splits = _squad(path.parent)
     else:
         splits = load_splits(data, task)
-    train, test = _some(splits.train, train_rows), _some(splits.test, test_rows)
-    return replace(splits, train=train, test=test)
+    train, validation = _some(splits.train, train_rows), _some(splits.validation, test_rows)
+    return replace(splits, train=train, validation=validation, test=_some(splits.test, test_rows))
 
 
 def group_of_rows(splits: Splits) -> list[str] | None:
