@@ -81,7 +81,8 @@ demo: build
 SECATEUR_DATA ?= ../shared/data
 bench: build
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/accuracy.py --data "$(SECATEUR_DATA)/clinc150"
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/minilm_latency.py --checkpoint models/clinc150/compressed --dense models/clinc150/dense
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/minilm_latency.py \
+	  --checkpoint models/clinc150/seed42/compressed --dense models/clinc150/seed42/dense
 	$(BIN)/python benchmarks/readme_table.py
 
 # The engine's own questions, about an hour (docs/measuring.md). This kaleido writes PNG files without a browser.

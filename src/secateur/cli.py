@@ -233,10 +233,10 @@ def baseline(
     json_file: JsonFile = None,
 ) -> None:
     """Measure what a simple model reaches on your data, to know whether a network is worth it."""
-    from secateur.commands.baseline import Request, columns_of, run
+    from secateur.commands.baseline import Request, run
 
     name = None if task is None else task.value
-    columns = columns_of(column or ())
+    columns = tuple(column or ())
     run(
         Request(data, name, columns, model, half_depth, out, recipe, compare, seed, threads),
         json_file,

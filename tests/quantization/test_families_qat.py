@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_bert import random_sequences
 from tiny_models import FAMILY_ROWS, HEADS, MEMBERS, family_batch, tiny_model, torch_outputs
 
@@ -50,8 +51,9 @@ def test_everything_is_quantized_and_stays_close(member: str, end: str) -> None:
     difference = np.abs(flat(model) - before).mean()
     assert 0 < difference < 0.3 * before.std()
     enable_quantizers_(model, False)
-    # Before transformers 5 ELECTRA's own attention sums in another order than the one that takes its place.
-    np.testing.assert_allclose(flat(model), before, rtol=0, atol=2e-5)
+    # Before transformers 5, ELECTRA's own attention rounds otherwise than the one that can be quantized.
+    other = member.startswith("electra") and transformers.__version__.startswith("4.")
+    np.testing.assert_allclose(flat(model), before, rtol=0, atol=2e-5 if other else 0)
 
 
 @pytest.mark.parametrize("member", MEMBERS)

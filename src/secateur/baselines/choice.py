@@ -30,6 +30,10 @@ def baselines_of(task: Task, seed: int = 42) -> list[Baseline]:
     if task.name == "token-classification":
         return [FrequentTag(task), WordFeatures(task, seed)]
     if task.name == "sentence-embeddings":
+        if not task.main_metric:
+            raise UnsupportedError(
+                "Texts without a pair or a similarity cannot be scored: give data with text_pair."
+            )
         return [TfidfCosine(task)]
     raise UnsupportedError(
         f"{task.name} has no simple baseline: words and weights alone do not answer it ({_WITH_ONE} have "

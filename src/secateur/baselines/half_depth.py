@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from secateur.baselines.baseline import timed_calls
 from secateur.checkpoint import check_target
 from secateur.data import Splits
-from secateur.errors import SecateurError, StructureError, UnsupportedError
+from secateur.errors import SecateurError
 from secateur.export.checkpoint import export_checkpoint
 from secateur.modeling import half_depth_layers, keep_layers_
 from secateur.recipe.recipe import Recipe, load_recipe
-from secateur.tasks import task_of
+from secateur.tasks import Task
 from secateur.training.arguments import quiet_transformers
-from secateur.training.loading import load_tokenizer
+from secateur.training.loading import agreed_task, has_head, load_network, load_tokenizer
 from secateur.training.trainer import compress, fine_tune
 
 __all__ = ["distillation_only", "half_depth"]
@@ -34,6 +31,7 @@ def half_depth(
     out: str | Path,
     *,
     recipe: str | Recipe = "balanced",
+    max_length: int | None = None,
     seed: int = 42,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -47,6 +45,7 @@ def half_depth(
         splits: The data.
         out: Checkpoint folder to write, float32.
         recipe: Whose training a fine-tuned model's half gets.
+        max_length: Most tokens of a feature, see `compress`.
         seed: Of everything random.
         progress: Shows progress bars.
 
@@ -61,19 +60,19 @@ def half_depth(
     started = time.monotonic()
     check_target(out)
     plain = distillation_only(load_recipe(recipe))
-    taught = _has_head(Path(model), splits)
+    task = splits.task
+    taught = has_head(model, type(task))
     with tempfile.TemporaryDirectory() as work:
         halved = Path(work) / "half"
-        layers, whole = _write_half(Path(model), splits.task.auto_class if taught else "AutoModel", halved)
+        layers, whole = _write_half(Path(model), task, taught, halved)
+        options: dict[str, Any] = {"max_length": max_length, "seed": seed, "progress": progress}
         if taught:
-            done = compress(
-                halved, splits, plain, out, task=splits.task.name, teacher=model, seed=seed, progress=progress
-            )
+            done = compress(halved, splits, plain, out, task=task.name, teacher=model, **options)
             metrics = done.metrics["compressed"]
         else:
             tuned = Path(work) / "tuned"
-            metrics = fine_tune(halved, splits, tuned, seed=seed, progress=progress).metrics
-            network = _load(tuned, splits.task.auto_class)
+            metrics = fine_tune(halved, splits, tuned, **options).metrics
+            network = load_network(tuned, task)
             export_checkpoint(network, load_tokenizer(tuned), out, None, {"compressed": metrics})
     scores = {split: metrics[split] for split in ("validation", "test") if split in metrics}
     return {
@@ -105,47 +104,17 @@ def distillation_only(recipe: Recipe) -> Recipe:
     return Recipe.from_values({key: value for key, value in values.items() if value is not None})
 
 
-def _has_head(model: Path, splits: Splits) -> bool:
-    """Says whether a folder holds a model that was fine-tuned for the task of the data."""
-    try:
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnsupportedError(
-            f"{model} is no model folder ({error}): give one in Hugging Face form."
-        ) from None
-    try:
-        return task_of(config) is type(splits.task)
-    except UnsupportedError:
-        return False
-
-
-def _write_half(model: Path, auto_class: str, out: Path) -> tuple[list[int], int]:
+def _write_half(model: Path, task: Task, taught: bool, out: Path) -> tuple[list[int], int]:
     """Returns the numbers of the layers that are kept, and how many there were."""
-    network = _load(model, auto_class, headless=auto_class == "AutoModel")
+    network = load_network(model, agreed_task(model, task) if taught else task, new_head=not taught)
     whole = int(network.config.num_hidden_layers)
     layers = half_depth_layers(whole)
     keep_layers_(network, layers)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, embeddings=task.head == "embedding")
     with quiet_transformers():
         network.save_pretrained(out)
         tokenizer.save_pretrained(out)
     return layers, whole
-
-
-def _load(model: Path, auto_class: str, headless: bool = False) -> Any:
-    try:
-        with quiet_transformers():
-            network, info = getattr(transformers, auto_class).from_pretrained(
-                str(model), output_loading_info=True, dtype="float32"
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UnsupportedError(f"{model} cannot be loaded ({error}): save it again.") from error
-    lost = sorted(key for key in info["missing_keys"] if not (headless and "pooler" in key))
-    if lost:
-        raise StructureError(
-            f"{model}: {len(lost)} weights are missing, among them {lost[0]}: save the model again."
-        )
-    return network.eval()
 
 
 def _latency(checkpoint: Path, splits: Splits) -> float | None:

@@ -128,9 +128,10 @@ class TfidfLinear:
 
     def _truth(self, targets: Sequence[Any]) -> NDArray[np.bool_]:
         """Returns [n, L]."""
+        given = np.asarray(targets)
         if self._task.kind == "multi-label":
-            return np.asarray(targets) > 0.5
-        return np.asarray(targets)[:, None] == np.arange(len(self._task.labels))
+            return np.asarray(given > 0.5)
+        return np.asarray(given[:, None] == np.arange(len(self._task.labels)))
 
     def _features(self, rows: Sequence[Row]) -> Any:
         from scipy import sparse

@@ -35,8 +35,8 @@ class _Words:
         """Returns for each row the place of each token's tag, -100 where a token begins no word."""
         found = [np.asarray(target["labels"]) for target in self._task.targets(rows, encoded)]
         for row, tags in zip(rows, found, strict=True):
-            if np.count_nonzero(tags != _UNTAGGED) != len(row.tokens):
-                raise DataError(f"A word of {' '.join(row.tokens)[:60]!r} is only white space: delete it.")
+            if np.count_nonzero(tags != _UNTAGGED) != len(_seen(row)):
+                raise DataError(f"The words of {' '.join(row.tokens)[:60]!r} cannot be told apart.")
         return found
 
     def spread(self, tags: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -67,7 +67,7 @@ class FrequentTag:
         everywhere: Counter[int] = Counter()
         encoded = self._words.encode(train)
         for row, tags in zip(train, self._words.tags(train, encoded), strict=True):
-            for word, tag in zip(row.tokens, tags[tags != _UNTAGGED].tolist(), strict=True):
+            for word, tag in zip(_seen(row), tags[tags != _UNTAGGED].tolist(), strict=True):
                 counts[word][tag] += 1
                 everywhere[tag] += 1
         self._tag_of = {word: found.most_common(1)[0][0] for word, found in counts.items()}
@@ -78,8 +78,8 @@ class FrequentTag:
         encoded = self._words.encode(rows)
         outputs = []
         for row, tags in zip(rows, self._words.tags(rows, encoded), strict=True):
-            scores = np.zeros((len(row.tokens), self._num_tags), np.float32)
-            places = [self._tag_of.get(word, self._usual) for word in row.tokens]
+            places = [self._tag_of.get(word, self._usual) for word in _seen(row)]
+            scores = np.zeros((len(places), self._num_tags), np.float32)
             scores[np.arange(len(places)), places] = 1.0
             outputs.append(self._words.spread(tags, scores))
         return encoded, outputs
@@ -113,7 +113,8 @@ class WordFeatures:
         encoded = self._words.encode(train)
         tags = np.concatenate([tags[tags != _UNTAGGED] for tags in self._words.tags(train, encoded)])
         self._vectorizer = DictVectorizer(dtype=np.float64)
-        features = self._vectorizer.fit_transform(_described(train))
+        self._vectorizer.fit(_described(train))
+        features = self._features(train)
         truth = tags[:, None] == np.arange(len(self._task.labels))
         score = None
         if validation:
@@ -132,8 +133,8 @@ class WordFeatures:
         if self._model is None:
             raise DataError("The baseline has learnt nothing yet: call fit first.")
         encoded = self._words.encode(rows)
-        scores = self._model(self._vectorizer.transform(_described(rows)))
-        ends = np.cumsum([len(row.tokens) for row in rows])[:-1]
+        scores = self._model(self._features(rows))
+        ends = np.cumsum([len(_seen(row)) for row in rows])[:-1]
         tags = self._words.tags(rows, encoded)
         return encoded, [self._words.spread(*pair) for pair in zip(tags, np.split(scores, ends), strict=True)]
 
@@ -144,11 +145,23 @@ class WordFeatures:
         names = self._vectorizer.feature_names_
         return self._model.nbytes + sum(len(name.encode("utf-8", "surrogatepass")) + 1 for name in names)
 
+    def _features(self, rows: Sequence[Any]) -> Any:
+        """Returns [words, F] sparse; the solver takes 32-bit places only, and the vectorizer makes others."""
+        features = self._vectorizer.transform(_described(rows))
+        features.indices = features.indices.astype(np.int32)
+        features.indptr = features.indptr.astype(np.int32)
+        return features
+
+
+def _seen(row: Any) -> list[str]:
+    """Returns the words that a tokenizer sees: those that are not white space."""
+    return [word for word in row.tokens if word.split()]
+
 
 def _described(rows: Sequence[Any]) -> Iterator[dict[str, float]]:
     """Yields the features of every word of every row."""
     for row in rows:
-        words = ["", *row.tokens, ""]
+        words = ["", *_seen(row), ""]
         shapes = [_shape(word) for word in words]
         for place in range(1, len(words) - 1):
             word, lower = words[place], words[place].lower()

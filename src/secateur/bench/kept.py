@@ -17,6 +17,9 @@ __all__ = ["kept", "row_sums", "score_of_sums"]
 
 RowSums = NDArray[np.float64]
 
+# Main metrics that are means over rows, of which each can be scored alone.
+_MEANS = ("accuracy", "f1", "exact_match")
+
 
 def row_sums(task: Task, rows: Sequence[Any], encoded: Encoded, outputs: Outputs) -> RowSums | None:
     """Returns what the task's main metric adds up over rows.
@@ -24,21 +27,25 @@ def row_sums(task: Task, rows: Sequence[Any], encoded: Encoded, outputs: Outputs
     Args:
         task: The task.
         rows: [n] labelled rows.
-        encoded: Their features, in the order of the rows.
+        encoded: Their features, in the order of the rows; for means over rows there may be more behind.
         outputs: [F] reduced outputs.
 
     Returns:
-        [n, 2] (a row's score, and 1 where it counts) for metrics that are means over rows; [n, 3] (right,
+        [n, 2] (what a row scores, and how much it weighs) for means over rows or words; [n, 3] (right,
         answered and true entities or labels) for an F1 over all rows; None for other metrics, as
         correlations.
     """
-    if task.main_metric == "micro_f1" and task.head == "sequence":
+    if task.main_metric == "micro_f1":
         truth = np.array([target["labels"] for target in task.targets(rows, encoded)]) > 0.5
         answered = np.array([np.asarray(output) >= 0.0 for output in outputs])  # a probability of 0.5
         return np.stack([(truth & answered).sum(1), answered.sum(1), truth.sum(1)], axis=1).astype(np.float64)
     if task.name == "token-classification":
-        return _entity_sums(task, rows, encoded, outputs)
-    if task.main_metric in ("spearman", "pearson"):
+        answers = task.answers(rows, encoded, outputs, aggregation="none")
+        count = _entity_counts if task.main_metric == "f1" else _tag_counts
+        return np.array(
+            [count(row.tags, answer["tags"]) for row, answer in zip(rows, answers, strict=True)], np.float64
+        )
+    if task.main_metric not in _MEANS:
         return None
     sums = np.zeros((len(rows), 2))
     for index, features in enumerate(_features_of(len(rows), encoded)):
@@ -101,18 +108,15 @@ def kept(
     }
 
 
-def _entity_sums(task: Task, rows: Sequence[Any], encoded: Encoded, outputs: Outputs) -> RowSums:
-    """Counts entities as a name with its words: right, answered and true."""
-    sums = np.zeros((len(rows), 3))
-    targets = task.targets(rows, encoded)
-    for row, target, output in zip(encoded.rows, targets, outputs, strict=True):
-        tags = np.asarray(target["labels"])
-        chosen = np.asarray(output).argmax(axis=-1) if np.asarray(output).ndim == 2 else np.asarray(output)
-        words = tags >= 0
-        truth = _entities([task.labels[place] for place in tags[words]])
-        answered = _entities([task.labels[int(place)] for place in chosen[: len(tags)][words]])
-        sums[row] += len(truth & answered), len(answered), len(truth)
-    return sums
+def _entity_counts(truth: Sequence[str], given: Sequence[str]) -> tuple[int, int, int]:
+    """Returns how many entities are right, answered and true."""
+    true, answered = _entities(truth), _entities(given)
+    return len(true & answered), len(answered), len(true)
+
+
+def _tag_counts(truth: Sequence[str], given: Sequence[str]) -> tuple[int, int]:
+    """Returns how many words are right, and how many there are."""
+    return sum(one == other for one, other in zip(truth, given, strict=True)), len(truth)
 
 
 def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
@@ -130,9 +134,11 @@ def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
 
 
 def _features_of(rows: int, encoded: Encoded) -> list[list[int]]:
+    """Returns the features of each row."""
     places: list[list[int]] = [[] for _ in range(rows)]
     for place, row in enumerate(encoded.rows):
-        places[row].append(place)
+        if row < rows:
+            places[row].append(place)
     return places
 
 

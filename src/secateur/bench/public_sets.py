@@ -18,7 +18,7 @@ SQUAD_TRAINING_ROWS = 6000
 SQUAD_VALIDATION_ROWS = 600
 
 
-def load_public(data: str | Path, task: str | None = None, train_rows: int = 0) -> Splits:
+def load_public(data: str | Path, task: str | None = None, train_rows: int = 0, test_rows: int = 0) -> Splits:
     """Loads a data set for a figure.
 
     Most sets are loaded as they are. Two are made here, by the name of the folder:
@@ -31,7 +31,8 @@ def load_public(data: str | Path, task: str | None = None, train_rows: int = 0) 
     Args:
         data: A folder or file.
         task: As in `load_splits`.
-        train_rows: Learn from so many rows only; 0 takes all.
+        train_rows: Learn from so many rows only, taken at even distances; 0 takes all.
+        test_rows: Likewise, of the rows to choose by and to report on.
 
     Raises:
         DataError: A set is not there, or is not what `load_splits` takes.
@@ -43,7 +44,8 @@ def load_public(data: str | Path, task: str | None = None, train_rows: int = 0) 
         splits = _squad(path.parent)
     else:
         splits = load_splits(data, task)
-    return replace(splits, train=splits.train[:train_rows]) if train_rows else splits
+    train, validation = _some(splits.train, train_rows), _some(splits.validation, test_rows)
+    return replace(splits, train=train, validation=validation, test=_some(splits.test, test_rows))
 
 
 def group_of_rows(splits: Splits) -> list[str] | None:
@@ -71,6 +73,12 @@ def split_by_group(
         digest = hashlib.sha256(group_of(row).encode("utf-8", "surrogatepass")).digest()
         parts[bisect_right(bounds, int.from_bytes(digest[:8], "big") / 2**64)].append(row)
     return parts
+
+
+def _some(rows: list[Any], count: int) -> list[Any]:
+    if not 0 < count < len(rows):
+        return rows
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def _all_rows(path: Path, task: str | None) -> Splits:

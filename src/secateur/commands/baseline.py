@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from secateur.baselines import baselines_of, good_enough, measure
+from secateur.commands.columns import columns_of
 from secateur.commands.console import hush_libraries, note, output, print_table, show_json
 from secateur.data import Splits, load_splits
 from secateur.errors import DataError, MissingExtraError, UnsupportedError
-from secateur.tasks import task_of
+from secateur.tasks import TextClassification, task_named, task_of
 
-__all__ = ["Request", "columns_of", "reached", "run"]
+__all__ = ["Request", "reached", "run"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Request:
     Attributes:
         data: What `load_splits` takes.
         task: Name of the task; None finds it.
-        columns: Role to column.
+        columns: Role and column with = between them.
         model: Folder of a network: its depth is halved with `half_depth`, else its metrics are compared with.
         half_depth: Train the half-depth network, too.
         out: Where that goes.
@@ -36,7 +37,7 @@ class Request:
 
     data: str
     task: str | None
-    columns: Mapping[str, str]
+    columns: Sequence[str]
     model: Path | None
     half_depth: bool
     out: Path | None
@@ -64,7 +65,8 @@ def run(request: Request, json_file: Path | None) -> None:
         raise DataError(
             "--out is where the half-depth network goes: give --half-depth with it, or leave it out."
         )
-    splits = load_splits(request.data, request.task or _task_of(request.model), request.columns or None)
+    task = task_named(request.task or _task_of(request.model) or TextClassification.name)
+    splits = load_splits(request.data, task, columns_of(task, request.columns))
     note(splits.describe())
     metric = splits.task.main_metric
     compared = request.compare or _own_metrics(request)
@@ -80,23 +82,6 @@ def run(request: Request, json_file: Path | None) -> None:
         _print(splits, found, metric)
         if sentence is not None:
             output().print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def columns_of(given: Sequence[str]) -> dict[str, str]:
-    """Reads what `--column ROLE=COLUMN` gave.
-
-    Raises:
-        DataError: One has another form, or a role comes twice.
-    """
-    columns: dict[str, str] = {}
-    for pair in given:
-        role, _, column = pair.partition("=")
-        if not role or not column or role in columns:
-            raise DataError(
-                f"--column {pair} is not ROLE=COLUMN with each role once: give --column text=NAME."
-            )
-        columns[role] = column
-    return columns
 
 
 def reached(path: Path, metric: str) -> float:
