@@ -77,27 +77,33 @@ class DescriptionReader {
     return array<T>(record, key);
   }
 
-  // int8 or float32: the array's own type decides.
+  // int8, float32 or, as uint16, bfloat16: the array's own type decides.
   Weights weights(const nb::dict& record, const char* key) {
     const nb::object given = item(record, key);
     if (NumpyArray<int8_t> view; nb::try_cast(given, view, /*convert=*/false)) return array<int8_t>(record, key);
     if (NumpyArray<float> view; nb::try_cast(given, view, /*convert=*/false)) return array<float>(record, key);
+    if (NumpyArray<uint16_t> view; nb::try_cast(given, view, /*convert=*/false)) {
+      const Array<uint16_t> bits = array<uint16_t>(record, key);
+      return Array<Bf16>{reinterpret_cast<const Bf16*>(bits.data), bits.shape};
+    }
     throw std::invalid_argument("a plan step's '" + std::string(key) +
-                                "' is not a contiguous array of its type, int8 or float32");
+                                "' is not a contiguous array of its type, int8, float32 or uint16 (bfloat16)");
   }
   static void refuse(const nb::dict& record, const std::string& what, std::initializer_list<const char*> keys) {
     for (const char* key : keys)
       if (record.contains(key) && !record[key].is_none())
-        throw std::invalid_argument(what + " is float32 and takes no '" + key + "'");
+        throw std::invalid_argument(what + " and takes no '" + key + "'");
   }
 
   TableRecord table(const nb::dict& record, const char* rows) {
     const std::string scale = std::string(rows) + "_scale";
     TableRecord result;
     result.rows = weights(record, rows);
+    if (is_bf16(result.rows))
+      throw std::invalid_argument("the table '" + std::string(rows) + "' is bfloat16; tables are int8 or float32");
     tables_.append(item(record, rows));
     if (is_f32(result.rows)) {
-      refuse(record, "the table '" + std::string(rows) + "'", {scale.c_str()});
+      refuse(record, "the table '" + std::string(rows) + "' is float32", {scale.c_str()});
     } else {
       result.scale = array<float>(record, scale.c_str());
       tables_.append(item(record, scale.c_str()));
@@ -127,8 +133,9 @@ class DescriptionReader {
     result.mask = optional_array<uint8_t>(record, "mask");
     result.weight = weights(record, result.mask.data != nullptr ? "values" : "weight");
     result.bias = array<float>(record, "bias");
-    if (is_f32(result.weight)) {
-      refuse(record, result.name, {"scale", "input_scale", "input_zero_point", "order"});
+    if (!is_s8(result.weight)) {
+      refuse(record, result.name + (is_bf16(result.weight) ? " is bfloat16" : " is float32"),
+             {"scale", "input_scale", "input_zero_point", "order"});
     } else {
       result.scale = array<float>(record, "scale");
       result.input_scale = value<float>(record, "input_scale");
@@ -294,15 +301,17 @@ nb::dict cpu_info() {
 
 nb::dict measure_peaks(const std::string& name) {
   const Isa isa = resolve_isa(name.c_str());
-  double rates[2];
+  double rates[3];
   {
     nb::gil_scoped_release release;
     rates[0] = measure_peak(select_peak(kU8S8, isa));
     rates[1] = measure_peak(select_peak(kF32, isa));
+    rates[2] = measure_peak(select_peak(kBf16, isa));
   }
   nb::dict peaks;
   peaks["u8s8"] = rates[0];
   peaks["f32"] = rates[1];
+  peaks["bf16"] = rates[2];
   return peaks;
 }
 
@@ -312,15 +321,15 @@ nb::dict measure_peaks(const std::string& name) {
 NB_MODULE(_engine, m) {
   using secateur::PyModel;
   using secateur::PyPlan;
-  m.doc() = "Sparse inference engine, int8 and float32, for BERT-family encoders.";
+  m.doc() = "Sparse inference engine, int8, bfloat16 and float32, for BERT-family encoders.";
   m.def("cpu_info", &secateur::cpu_info,
         "Brand, features, instruction sets this CPU can run (best first) and CPUs this process may use.");
   m.def(
       "resolve_isa", [](const std::string& name) { return secateur::isa_name(secateur::resolve_isa(name.c_str())); },
       "name"_a = "", "The instruction set of that name; '' takes SECATEUR_ISA, else the best. Raises ValueError.");
   m.def("measure_peak", &secateur::measure_peaks, "isa"_a = "",
-        "GMAC/s that one thread reaches on registers with what that instruction set has, by type: u8s8 and f32. Takes "
-        "some 50 ms. Raises ValueError.");
+        "GMAC/s that one thread reaches on registers with what that instruction set has, by type: u8s8, f32 and bf16. "
+        "Takes some 75 ms. Raises ValueError.");
   using IsaName = std::optional<std::string>;
   using MaxTokens = std::optional<int64_t>;
   nb::class_<PyModel>(m, "Model")

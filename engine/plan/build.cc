@@ -5,6 +5,7 @@
 #include "plan/linear.h"
 #include "plan/order.h"
 #include "plan/packed_model.h"
+#include "plan/round.h"
 
 namespace secateur {
 namespace {
@@ -45,14 +46,14 @@ class Reader {
 
 Output written_with(float scale, int32_t zero_point) { return OutputScale{1.0f / scale, zero_point}; }
 Output read_by(const LinearRecord& reader) {
-  return is_f32(reader.weight) ? Output() : written_with(reader.input_scale, reader.input_zero_point);
+  return !is_s8(reader.weight) ? Output() : written_with(reader.input_scale, reader.input_zero_point);
 }
 
 // The projections of an attention read one hidden state: those in int8 have to agree on its scale.
 Output read_by_all(const std::vector<const LinearRecord*>& readers) {
   const LinearRecord* first = nullptr;
   for (const LinearRecord* reader : readers) {
-    if (is_f32(reader->weight)) continue;
+    if (!is_s8(reader->weight)) continue;
     if (first == nullptr) first = reader;
     check(reader->input_scale == first->input_scale && reader->input_zero_point == first->input_zero_point,
           reader->name + ": query, key and value must share their input's scale and zero point");
@@ -65,7 +66,7 @@ Output read_by_all(const std::vector<const LinearRecord*>& readers) {
 void write_for(const std::vector<const LinearRecord*>& readers, NormStep& norm) {
   norm.out = read_by_all(readers);
   for (const LinearRecord* reader : readers)
-    if (!is_f32(reader->weight)) norm.order.assign(reader->order.data, reader->order.data + reader->order.size());
+    if (is_s8(reader->weight)) norm.order.assign(reader->order.data, reader->order.data + reader->order.size());
 }
 
 // Makes room in one of two buffers: that of quantized values or that of floats.
@@ -135,25 +136,36 @@ void PackedModel::build(const PlanDescription& description) {
     widen(widths_.context, widths_.context_f32, context, width);
     widen(widths_.inner, widths_.inner_f32, inner, ffn_in.n);
 
+    // In front of products of which any is bfloat16.
+    const auto add_round = [&](const std::vector<const LinearRecord*>& readers, Source source, bool over_first) {
+      if (std::none_of(readers.begin(), readers.end(), [](const auto* reader) { return is_bf16(reader->weight); }))
+        return;
+      widths_.rounded = std::max(widths_.rounded, static_cast<int32_t>(readers[0]->k));
+      steps_.push_back(std::make_unique<RoundStep>(source, readers[0]->k, over_first, isa_));
+    };
     auto projections = std::make_unique<LinearStep>(Source::kHidden, false);
     if (last) {
-      steps_.push_back(std::make_unique<FirstTokenStep>(hidden, !is_f32(query.weight)));
+      steps_.push_back(std::make_unique<FirstTokenStep>(hidden, is_s8(query.weight)));
       auto first_query = std::make_unique<LinearStep>(Source::kHidden, true);
       projections->add(std::move(key_part));
       projections->add(std::move(value_part));
       first_query->add(std::move(query_part));
+      add_round({&key, &value}, Source::kHidden, false);
       steps_.push_back(std::move(projections));
+      add_round({&query}, Source::kHidden, true);
       steps_.push_back(std::move(first_query));
     } else {
       projections->add(std::move(query_part));
       projections->add(std::move(key_part));
       projections->add(std::move(value_part));
+      add_round({&query, &key, &value}, Source::kHidden, false);
       steps_.push_back(std::move(projections));
     }
     steps_.push_back(std::move(attention_step));
 
     const auto add_linear = [&](const LinearRecord& record, Source source, const Output& out,
                                 const Array<uint16_t>& row_order) {
+      add_round({&record}, source, last);
       auto step = std::make_unique<LinearStep>(source, last);
       step->add(make_linear_part(record, out, row_order, isa_));
       steps_.push_back(std::move(step));

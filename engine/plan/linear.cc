@@ -84,10 +84,10 @@ void validate(const LinearRecord& record) {
   check(record.k > 0 && record.k % 4 == 0 && record.k <= kMaxCols,
         name + ": columns must be a multiple of 4, at most 16384");
   check(record.n * record.k <= INT32_MAX, name + ": must have fewer than 2^31 weights");
-  if (is_f32(record.weight))
-    validate_f32(record);
-  else
+  if (is_s8(record.weight))
     validate_s8(record);
+  else
+    validate_f32(record);
   check(record.bias.size() == record.n, name + ": bias must have a value a row");
   for (int64_t i = 0; i < record.n; ++i)
     if (!std::isfinite(record.bias.data[i])) fail(name + ": bias is not finite");
@@ -197,7 +197,7 @@ LinearPart make_linear_part(const LinearRecord& record, const Output& out, const
   part.out = out;
   part.sink = choose_sink(record.role);
   part.gelu = record.activation == Activation::kGeluNew ? kGeluTanh : kGeluErf;
-  const bool f32 = is_f32(record.weight);
+  const bool f32 = !is_s8(record.weight);
   if (f32)
     pack_f32(record, row_order, isa, part);
   else
@@ -207,16 +207,13 @@ LinearPart make_linear_part(const LinearRecord& record, const Output& out, const
   return part;
 }
 
-// The hidden state in float32 is the residual itself: after a norm it holds what the norm wrote.
 void LinearStep::multiply(const LinearPart& part, const Rows& rows, int32_t block, int32_t tile, bool prefetch,
                           uint8_t* acc) const {
   const ptrdiff_t tile_start = static_cast<ptrdiff_t>(tile) * kTile * part.k;
   const uint8_t* const packed = part.weights.data.data();
   const int32_t tokens = rows.tile_tokens(tile), chunks = part.weights.num_chunks;
   if (part.kernel_f32 != nullptr) {
-    const AlignedBuffer<float>& x = source_ == Source::kHidden    ? rows.residual
-                                    : source_ == Source::kContext ? rows.context_f32
-                                                                  : rows.inner_f32;
+    const AlignedBuffer<float>& x = part.rounds ? rows.rounded : float_source(source_, rows);
     auto* const sums = reinterpret_cast<float*>(acc);
     for (int32_t chunk = 0; chunk < chunks; ++chunk)
       part.kernel_f32->run({packed, chunk, block, tokens, x.data() + tile_start, sums, prefetch});
@@ -266,8 +263,7 @@ std::vector<StepInfo> LinearStep::info() const {
   std::vector<StepInfo> rows;
   for (const LinearPart& part : parts_)
     rows.push_back({part.name, part.kernel_name(), part.n, part.k, part.density,
-                    static_cast<int64_t>(part.weights.data.bytes()), part.kernel_f32 != nullptr ? "f32" : "u8s8", kTile,
-                    std::min(kRowBlock, part.n)});
+                    static_cast<int64_t>(part.weights.data.bytes()), part.type(), kTile, std::min(kRowBlock, part.n)});
   return rows;
 }
 
