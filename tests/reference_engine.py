@@ -13,14 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from secateur.affine import quantize
-from secateur.checkpoint import (
-    Checkpoint,
-    decode_float_weight,
-    decode_weight,
-    embedding_names,
-    head_names,
-    linear_names,
-)
+from secateur.checkpoint import Checkpoint, decode_float_weight, decode_weight
 from secateur.checkpoint.names import WEIGHT_SUFFIXES, LayerNames
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -45,10 +38,17 @@ def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 def reference_logits(
     checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
 ) -> np.ndarray:
-    """Returns [B, num_labels] float32 logits of a ragged batch."""
+    """Returns [B, L] float32 for heads that give a row a sequence."""
+    return np.stack(reference_outputs(checkpoint, sequences, types))
+
+
+def reference_outputs(
+    checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+) -> list[np.ndarray]:
+    """Returns what the task head gives for each sequence of a ragged batch: [L], or [S, L] for all tokens."""
     token_types = types if types is not None else [[0] * len(ids) for ids in sequences]
     model = _Model(checkpoint)
-    return np.stack([model.logits(*pair) for pair in zip(sequences, token_types, strict=True)])
+    return [model.outputs(*pair) for pair in zip(sequences, token_types, strict=True)]
 
 
 class _Model:
@@ -62,29 +62,47 @@ class _Model:
     def has(self, module: str, suffix: str) -> bool:
         return f"{module}.{suffix}" in self.tensors
 
-    def logits(self, ids: Sequence[int], types: Sequence[int]) -> np.ndarray:
+    def outputs(self, ids: Sequence[int], types: Sequence[int]) -> np.ndarray:
         x = self.embed(ids, types)
-        for layer in range(self.shape.num_layers):
-            names = linear_names(layer, self.shape.prefix)
+        for names in self.shape.layers:
             x = self.norm(names.attn_norm, x + self.linear(names.attn_out, self.attention(names, x)))
             inner = self.activation(self.linear(names.ffn_in, x))
             x = self.norm(names.ffn_norm, x + self.linear(names.ffn_out, inner))
-        head = head_names(self.shape.prefix)
-        pooled = np.tanh(self.get(head.pooler, "weight") @ x[0] + self.get(head.pooler, "bias"))
-        return self.get(head.classifier, "weight") @ pooled + self.get(head.classifier, "bias")
+        return self.head(x)
+
+    def head(self, x: np.ndarray) -> np.ndarray:
+        head = self.shape.head
+        if self.shape.pooling is not None:
+            pooled = {"mean": x.mean(axis=0), "max": x.max(axis=0), "cls": x[0]}[self.shape.pooling]
+            return pooled / max(float(np.sqrt((pooled**2).sum())), 1e-12) if self.shape.normalize else pooled
+        x = x[:1] if head.head == "sequence" else x
+        if head.dense is not None:
+            kind = self.shape.activation if head.activation == "hidden" else head.activation
+            x = self.activation(x @ self.get(head.dense, "weight").T + self.get(head.dense, "bias"), kind)
+        if head.norm is not None:
+            x = self.norm(head.norm, x)
+        if head.decoder is None:
+            weight = self.get(head.output, "weight")
+        else:
+            weight = self.table(self.shape.embeddings.word)
+        result = x @ weight.T + self.get(head.output, "bias")
+        return result[0] if head.head == "sequence" else result
+
+    def table(self, module: str) -> np.ndarray:
+        if not self.has(module, "weight_scale"):
+            return self.get(module, "weight")
+        return self.get(module, "weight_scale")[:, None] * self.get(module, "weight").astype(np.float32)
 
     def embed(self, ids: Sequence[int], types: Sequence[int]) -> np.ndarray:
-        names = embedding_names(self.shape.prefix)
-
-        def rows(module: str, index: Sequence[int]) -> np.ndarray:
-            if not self.has(module, "weight_scale"):
-                return self.get(module, "weight")[index]
-            scale = self.get(module, "weight_scale")[index]
-            return scale[:, None] * self.get(module, "weight")[index].astype(np.float32)
-
-        total = rows(names.word, list(ids)) + rows(names.token_type, list(types))
-        total = total + rows(names.position, list(range(len(ids))))
-        return self.norm(names.norm, total)
+        names = self.shape.embeddings
+        first = self.shape.first_position
+        total = self.table(names.word)[list(ids)]
+        if names.token_type is not None:
+            total = total + self.table(names.token_type)[list(types)]
+        total = self.norm(names.norm, total + self.table(names.position)[first : first + len(ids)])
+        if names.projection is None:
+            return total
+        return total @ self.get(names.projection, "weight").T + self.get(names.projection, "bias")
 
     def norm(self, module: str, x: np.ndarray) -> np.ndarray:
         centred = x - x.mean(axis=-1, keepdims=True, dtype=np.float32)
@@ -144,11 +162,14 @@ class _Model:
         width = self.shape.head_dim
         return [slice(start, start + width) for start in range(0, self.shape.hidden_size, width)]
 
-    def activation(self, x: np.ndarray) -> np.ndarray:
+    def activation(self, x: np.ndarray, kind: str | None = None) -> np.ndarray:
+        kind = kind or self.shape.activation
         wide = x.astype(np.float64)
-        if self.shape.activation == "relu":
+        if kind == "tanh":
+            return np.tanh(x)
+        if kind == "relu":
             return np.maximum(x, np.float32(0))
-        if self.shape.activation == "gelu_new":
+        if kind == "gelu_new":
             inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
             return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
         return (0.5 * wide * (1 + _erf(wide / math.sqrt(2)))).astype(np.float32)

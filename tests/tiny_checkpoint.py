@@ -11,16 +11,14 @@ import numpy as np
 from secateur.affine import symmetric_scale
 from secateur.checkpoint import (
     Int8Parts,
-    embedding_names,
     encode_float_weight,
     encode_weight,
-    head_names,
     linear_names,
     tensor_name,
     write_checkpoint,
 )
-from secateur.checkpoint.config import parse_labels, parse_shape
 from secateur.checkpoint.layout import expected_linears
+from secateur.checkpoint.shape import parse_labels, parse_shape
 
 WORDS = [
     "[PAD]",
@@ -67,7 +65,7 @@ QUANTIZATION: dict[Numbers, dict[str, Any]] = {
 }
 
 
-def int8_parts(numbers: Numbers, num_layers: int = 2) -> Int8Parts:
+def int8_parts(numbers: Numbers, num_layers: int = 2, family: str = "bert", group: int = 1) -> Int8Parts:
     """Returns what is int8 in a tiny checkpoint.
 
     In a mixed one, layers with an even number have a float query and ffn_out and attend in int8, the others
@@ -78,7 +76,7 @@ def int8_parts(numbers: Numbers, num_layers: int = 2) -> Int8Parts:
         "float32": [(), ()],
         "mixed": [("key", "value", "attn_out", "ffn_in"), ("query", "key", "value", "ffn_out")],
     }[numbers]
-    names = [linear_names(layer) for layer in range(num_layers)]
+    names = [linear_names(layer, family, group) for layer in range(num_layers)]
     linears = {name.linears[role] for layer, name in enumerate(names) for role in kept[layer % 2]}
     attends = {"int8": (True, True), "float32": (False, False), "mixed": (True, False)}[numbers]
     attention = {name.attention for layer, name in enumerate(names) if attends[layer % 2]}
@@ -120,8 +118,8 @@ def tiny_tensors(
     """
     random = np.random.default_rng(seed)
     shape = parse_shape(config, "tiny")
-    num_labels = len(parse_labels(config, "tiny"))
-    int8 = int8_parts(numbers, shape.num_layers)
+    num_labels = len(parse_labels(config, shape, "tiny"))
+    int8 = int8_parts(numbers, len(shape.stored_layers), shape.family, shape.layers_per_group)
     hidden = shape.hidden_size
     tensors: dict[str, np.ndarray] = {}
 
@@ -132,16 +130,17 @@ def tiny_tensors(
         for suffix, array in arrays.items():
             tensors[tensor_name(module, suffix)] = np.asarray(array)
 
-    embeddings = embedding_names(shape.prefix)
-    rows = (shape.vocab_size, shape.max_positions, shape.num_token_types)
-    for module, count in zip(embeddings.tables.values(), rows, strict=True):
-        table = normal(count, hidden, std=0.5)
+    embeddings, wide = shape.embeddings, shape.embedding_size
+    for kind, module in embeddings.tables.items():
+        table = normal(shape.table_rows[kind], wide, std=0.5)
         if not int8.embeddings:
             put(module, weight=table)
             continue
         scale = symmetric_scale(np.abs(table).max(axis=1))
         put(module, **encode_weight(table, None, scale), weight_scale=scale)
-    put(embeddings.norm, weight=normal(1, hidden, std=0.1, mean=1), bias=normal(1, hidden, std=0.1))
+    put(embeddings.norm, weight=normal(1, wide, std=0.1, mean=1), bias=normal(1, wide, std=0.1))
+    if embeddings.projection is not None:
+        put(embeddings.projection, weight=normal(hidden, wide, std=wide**-0.5), bias=normal(hidden, std=0.1))
 
     for role, module, out_features, in_features in expected_linears(shape):
         weight = normal(out_features, in_features, std=1.5 / np.sqrt(in_features))
@@ -159,17 +158,23 @@ def tiny_tensors(
         low = 0.2 if role == "ffn_out" else spread / 2
         put(module, bias=normal(out_features, std=0.3), input_scale=np.float32([spread / 255]))
         put(module, input_zero_point=np.uint8([low / spread * 255]))
-    for layer in range(shape.num_layers):
-        modules = linear_names(layer, shape.prefix)
+    for modules in shape.stored_layers:
         if modules.attention in int8.attention:
             put(modules.attention, query_scale=np.float32([0.03]), query_zero_point=np.uint8([131]))
             put(modules.attention, key_scale=np.float32([0.04]), value_scale=np.float32([0.035]))
         for norm in (modules.attn_norm, modules.ffn_norm):
             put(norm, weight=normal(hidden, std=0.1, mean=1), bias=normal(hidden, std=0.1))
 
-    head = head_names(shape.prefix)
-    put(head.pooler, weight=normal(hidden, hidden, std=0.2), bias=normal(hidden, std=0.1))
-    put(head.classifier, weight=normal(num_labels, hidden, std=0.5), bias=normal(num_labels, std=0.1))
+    head, inner = shape.head, shape.head_size
+    outputs = num_labels if shape.num_outputs is None else shape.num_outputs
+    if head.dense is not None:
+        put(head.dense, weight=normal(inner, hidden, std=0.2), bias=normal(inner, std=0.1))
+    if head.norm is not None:
+        put(head.norm, weight=normal(inner, std=0.1, mean=1), bias=normal(inner, std=0.1))
+    if head.output is not None and head.decoder is None:
+        put(head.output, weight=normal(outputs, inner, std=0.5))
+    if head.output is not None:
+        put(head.output, bias=normal(outputs, std=0.1))
     return tensors
 
 

@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils import cached_file
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -28,16 +34,14 @@ from secateur.checkpoint import (
     Int8Parts,
     decode_float_weight,
     decode_weight,
-    embedding_names,
     find_int8_parts,
-    linear_names,
     read_checkpoint,
     tensor_name,
 )
 from secateur.checkpoint import names as keys
 from secateur.checkpoint.folder import TENSOR_FILE
 from secateur.errors import CheckpointError, UnsupportedError
-from secateur.modeling.structure import Projection, find_blocks
+from secateur.modeling.structure import Projection, find_blocks, find_module
 from secateur.quantization.qat import (
     QuantizedParts,
     attach_quantizers_,
@@ -48,6 +52,15 @@ from secateur.quantization.qat import (
 from secateur.sparsity.mask import attach_mask_
 
 __all__ = ["SecateurConfig", "SecateurQuantizer", "load_compressed"]
+
+# By the end of the class's name.
+_AUTO_CLASSES = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+    "ForMaskedLM": AutoModelForMaskedLM,
+    "Model": AutoModel,
+}
 
 
 def load_compressed(folder: str | os.PathLike[str]) -> nn.Module:
@@ -64,8 +77,8 @@ def load_compressed(folder: str | os.PathLike[str]) -> nn.Module:
         CheckpointError: If the folder is not a sound checkpoint.
         UnsupportedError: If it is of an unsupported family, or no training can have made its weights.
     """
-    read_checkpoint(folder)  # for its errors: those of transformers talk about hubs and connections
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    checkpoint = read_checkpoint(folder)  # its errors, too: those of transformers talk about connections
+    model, info = _auto_class(checkpoint).from_pretrained(
         Path(folder), local_files_only=True, output_loading_info=True
     )
     wrong = {what: sorted(map(str, names)) for what, names in info.items() if names}
@@ -96,6 +109,7 @@ class SecateurQuantizer(HfQuantizer):  # type: ignore[misc]
                 "Secateur compresses while a model trains, not while it loads: use secateur.compress."
             )
         self._checkpoint: Checkpoint | None = None
+        self._tied: dict[str, str] = {}
 
     @property
     def is_trainable(self) -> bool:
@@ -122,6 +136,8 @@ class SecateurQuantizer(HfQuantizer):  # type: ignore[misc]
     ) -> nn.Module:
         """Gives the still empty model a place for every stored tensor, in its stored type and shape."""
         checkpoint = self._checkpoint = read_checkpoint(_folder(model, checkpoint_files))
+        _leave_out_pooler_(model, checkpoint)
+        self._tied = _untie_(model, checkpoint)
         _check_complete(model, checkpoint)
         for name, array in checkpoint.tensors.items():
             module, suffix = _home(model, checkpoint, name)
@@ -143,11 +159,61 @@ class SecateurQuantizer(HfQuantizer):  # type: ignore[misc]
                 module._buffers.pop(suffix, None)
         parts = find_int8_parts(checkpoint.tensors, checkpoint.shape, checkpoint.quantization)
         _restore_weights_(model, checkpoint, parts)
+        _tie_(model, checkpoint, self._tied)
         if parts.linears or parts.attention or parts.embeddings:
             attach_quantizers_(model, parts=_in_model(parts, model, checkpoint))
         _restore_ranges_(model, checkpoint, parts)
         _forget_quantizer_(model)
         return model
+
+
+def _auto_class(checkpoint: Checkpoint) -> Any:
+    end = checkpoint.shape.architecture.removeprefix(checkpoint.shape.layout.class_name)
+    return _AUTO_CLASSES[end]
+
+
+def _leave_out_pooler_(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Makes a model without a task head one without a pooler where the file has none."""
+    base = model.base_model
+    stored = {
+        name.rpartition(".")[0].removeprefix(f"{checkpoint.shape.prefix}.") for name in checkpoint.tensors
+    }
+    if getattr(base, "pooler", None) is not None and not stored & {"pooler", "pooler.dense"}:
+        base.pooler = None
+
+
+def _decoder(model: nn.Module, checkpoint: Checkpoint) -> nn.Module | None:
+    """Returns the linear layer whose weight is the word table; None where a model has none."""
+    name = checkpoint.shape.head.decoder
+    return None if name is None else find_module(model, name)
+
+
+def _untie_(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
+    """Takes away what copies another tensor: transformers would tie it to the table while that is int8."""
+    decoder = _decoder(model, checkpoint)
+    if decoder is None:
+        return {}
+    decoder._parameters.pop(keys.WEIGHT)
+    if checkpoint.shape.head.output != checkpoint.shape.head.decoder:
+        decoder._parameters.pop(keys.BIAS)
+        decoder._is_hf_initialized = True  # else transformers would fill a weight that is not there
+    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", {}))  # not before version 5
+    if tied:
+        model.all_tied_weights_keys = {}
+    return tied
+
+
+def _tie_(model: nn.Module, checkpoint: Checkpoint, tied: dict[str, str]) -> None:
+    """Undoes `_untie_`, with the float table."""
+    decoder = _decoder(model, checkpoint)
+    if decoder is None:
+        return
+    owner = find_module(model, str(checkpoint.shape.head.output))
+    decoder.weight = find_embeddings(model)["word"].weight
+    if owner is not None and owner is not decoder:
+        decoder.bias = owner.bias
+    if tied:
+        model.all_tied_weights_keys = tied
 
 
 def _folder(model: nn.Module, checkpoint_files: list[str] | None) -> Path:
@@ -189,16 +255,16 @@ def _check_complete(model: nn.Module, checkpoint: Checkpoint) -> None:
     ]
     if empty:
         raise UnsupportedError(
-            f"{checkpoint.folder} holds a text classifier, which has no {empty[0]}: "
-            f"load it with AutoModelForSequenceClassification, not as {type(model).__name__}."
+            f"{checkpoint.folder} holds {checkpoint.shape.architecture}, which has no {empty[0]}: "
+            f"load it with {_auto_class(checkpoint).__name__}, not as {type(model).__name__}."
         )
 
 
 def _in_model(parts: Int8Parts, model: nn.Module, checkpoint: Checkpoint) -> QuantizedParts:
     """Translates the checkpoint's names into those of a model, which may lack the task head."""
     linears, attention = [], []
-    for index, block in enumerate(find_blocks(model)):
-        names = linear_names(index, checkpoint.shape.prefix)
+    layers = zip(checkpoint.shape.stored_layers, find_blocks(model), strict=True)
+    for index, (names, block) in enumerate(layers):
         stored = zip(names.linears.values(), block.projections(), strict=True)
         linears += [projection.name for name, projection in stored if name in parts.linears]
         attention += [index] if names.attention in parts.attention else []
@@ -208,7 +274,7 @@ def _in_model(parts: Int8Parts, model: nn.Module, checkpoint: Checkpoint) -> Qua
 def _restore_weights_(model: nn.Module, checkpoint: Checkpoint, parts: Int8Parts) -> None:
     device = next(model.parameters()).device
     tensors = checkpoint.tensors
-    embeddings = embedding_names(checkpoint.shape.prefix)
+    embeddings = checkpoint.shape.embeddings
     for kind, table in find_embeddings(model).items() if parts.embeddings else ():
         name = embeddings.tables[kind]
         scale = tensors[tensor_name(name, keys.WEIGHT_SCALE)]
@@ -219,9 +285,8 @@ def _restore_weights_(model: nn.Module, checkpoint: Checkpoint, parts: Int8Parts
     for suffix in (keys.WEIGHT, keys.BIAS):
         values = np.array(tensors[tensor_name(embeddings.norm, suffix)][0])
         setattr(norm, suffix, nn.Parameter(torch.from_numpy(values).to(device)))
-    for index, block in enumerate(find_blocks(model)):
-        names = linear_names(index, checkpoint.shape.prefix).linears.values()
-        for name, projection in zip(names, block.projections(), strict=True):
+    for names, block in zip(checkpoint.shape.stored_layers, find_blocks(model), strict=True):
+        for name, projection in zip(names.linears.values(), block.projections(), strict=True):
             _restore_linear_(projection, name, checkpoint, parts, device)
 
 
@@ -288,8 +353,7 @@ def _restore_ranges_(model: nn.Module, checkpoint: Checkpoint, parts: Int8Parts)
     def value(module: str, suffix: str) -> Any:
         return tensors[tensor_name(module, suffix)].item()
 
-    for index, block in enumerate(find_blocks(model)):
-        names = linear_names(index, checkpoint.shape.prefix)
+    for names, block in zip(checkpoint.shape.stored_layers, find_blocks(model), strict=True):
         for name, projection in zip(names.linears.values(), block.projections(), strict=True):
             if name not in parts.linears:
                 continue

@@ -5,7 +5,8 @@ import pytest
 from tiny_checkpoint import QUANTIZATION, Numbers, int8_parts, tiny_config, tiny_tensors
 
 from secateur.checkpoint import QuantizationConfig, find_int8_parts, linear_names, quantization_of
-from secateur.checkpoint.config import parse_quantization, parse_shape
+from secateur.checkpoint.config import parse_quantization
+from secateur.checkpoint.shape import parse_shape
 
 SHAPE = parse_shape(tiny_config(), "tiny")
 

@@ -16,7 +16,7 @@ import numpy as np
 from secateur.bench.engines import ENGINES
 from secateur.bench.environments import command
 from secateur.bench.inputs import onnx_inputs
-from secateur.checkpoint import linear_names, read_checkpoint, tensor_name
+from secateur.checkpoint import read_checkpoint, tensor_name
 from secateur.errors import DataError, UnsupportedError
 
 __all__ = ["build_forms"]
@@ -162,6 +162,6 @@ def _is_integer(folder: Path) -> bool:
     checkpoint = read_checkpoint(folder)
     return any(
         tensor_name(module, "weight_scale") in checkpoint.tensors
-        for layer in range(checkpoint.shape.num_layers)
-        for module in linear_names(layer, checkpoint.shape.prefix).linears.values()
+        for layer in checkpoint.shape.stored_layers
+        for module in layer.linears.values()
     )

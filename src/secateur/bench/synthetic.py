@@ -21,7 +21,7 @@ from secateur.checkpoint import (
     write_checkpoint,
 )
 from secateur.checkpoint.column_order import layer_orders
-from secateur.checkpoint.config import parse_shape
+from secateur.checkpoint.shape import parse_shape
 from secateur.errors import UnsupportedError
 
 __all__ = ["PATTERNS", "SHAPES", "SyntheticShape", "write_synthetic"]
@@ -227,6 +227,7 @@ def _put_head(tensors: dict[str, NDArray[Any]], shape: SyntheticShape, random: n
     names, hidden = head_names("bert"), shape.hidden_size
     std = 1 / hidden**0.5
     pooler = _normal(random, hidden, hidden, std=std)
-    _put(tensors, names.pooler, weight=pooler, bias=np.zeros(hidden, np.float32))
+    assert names.dense is not None and names.output is not None  # noqa: PT018
+    _put(tensors, names.dense, weight=pooler, bias=np.zeros(hidden, np.float32))
     classifier = _normal(random, 2, hidden, std=std)
-    _put(tensors, names.classifier, weight=classifier, bias=np.zeros(2, np.float32))
+    _put(tensors, names.output, weight=classifier, bias=np.zeros(2, np.float32))

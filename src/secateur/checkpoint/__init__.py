@@ -8,7 +8,8 @@ from secateur.checkpoint.codec import (
     pack_mask,
     unpack_mask,
 )
-from secateur.checkpoint.config import FORMAT_VERSIONS, QUANT_METHOD, ModelShape, QuantizationConfig
+from secateur.checkpoint.config import FORMAT_VERSIONS, QUANT_METHOD, QuantizationConfig
+from secateur.checkpoint.families import FAMILIES, Family
 from secateur.checkpoint.folder import (
     Checkpoint,
     CheckpointIdentity,
@@ -27,13 +28,16 @@ from secateur.checkpoint.names import (
     linear_names,
     tensor_name,
 )
+from secateur.checkpoint.shape import ModelShape
 
 __all__ = [
+    "FAMILIES",
     "FORMAT_VERSIONS",
     "QUANT_METHOD",
     "Checkpoint",
     "CheckpointIdentity",
     "EmbeddingNames",
+    "Family",
     "HeadNames",
     "Int8Parts",
     "LayerNames",

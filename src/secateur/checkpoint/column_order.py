@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint import names
 from secateur.checkpoint.codec import BLOCK, is_order, is_stored_sparse
-from secateur.checkpoint.config import ModelShape
+from secateur.checkpoint.shape import ModelShape
 
 __all__ = ["column_order", "layer_orders", "order_problems"]
 

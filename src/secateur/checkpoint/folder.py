@@ -16,16 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from secateur.checkpoint.config import (
-    QUANT_METHOD,
-    ModelShape,
-    QuantizationConfig,
-    parse_labels,
-    parse_quantization,
-    parse_shape,
-)
+from secateur.checkpoint.config import QUANT_METHOD, QuantizationConfig, parse_quantization
 from secateur.checkpoint.layout import layout_problems
 from secateur.checkpoint.replacement import replace_folder, sync_folder
+from secateur.checkpoint.shape import ModelShape, parse_labels, parse_shape
 from secateur.checkpoint.source import FileIdentity, identify, open_regular
 from secateur.checkpoint.tensor_file import read_tensors
 from secateur.errors import CheckpointError, problem_list
@@ -75,7 +69,7 @@ class Checkpoint:
         quantization: Its `quantization_config`.
         shape: Its sizes.
         tensors: Every tensor by name, read-only.
-        labels: The classes in the order of the logits.
+        labels: Names of the outputs in the order of the logits; none where the head has none.
         identity: The files it was read from.
     """
 
@@ -116,7 +110,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     config, config_identity = _read_config(path / CONFIG_FILE)
     quantization = parse_quantization(config, str(path))
     shape = parse_shape(config, str(path))
-    labels = parse_labels(config, str(path))
+    labels = parse_labels(config, shape, str(path))
     tensors, tensor_identity = read_tensors(path / TENSOR_FILE)
     identity = CheckpointIdentity(config_identity, tensor_identity)
     if identify_checkpoint(path) != identity:
@@ -160,7 +154,7 @@ def write_checkpoint(
     check_target(target)
     quantization = parse_quantization(config, "The new checkpoint")
     shape = parse_shape(config, "The new checkpoint")
-    labels = parse_labels(config, "The new checkpoint")
+    labels = parse_labels(config, shape, "The new checkpoint")
     problems = layout_problems(tensors, shape, quantization, len(labels))
     if problems:
         raise CheckpointError(problem_list("The new checkpoint breaks the format", problems))

@@ -13,9 +13,17 @@ from secateur.affine import S8_MIN, SMALLEST_SCALE
 from secateur.checkpoint import names
 from secateur.checkpoint.codec import BLOCK, count_mask_bits, mask_row_bytes
 from secateur.checkpoint.column_order import order_problems
-from secateur.checkpoint.config import ACTIVATIONS_OF, ModelShape, QuantizationConfig
+from secateur.checkpoint.config import ACTIVATIONS_OF, QuantizationConfig
+from secateur.checkpoint.shape import ModelShape
 
-__all__ = ["Int8Parts", "expected_linears", "find_int8_parts", "layout_problems", "quantization_of"]
+__all__ = [
+    "Int8Parts",
+    "expected_linears",
+    "find_int8_parts",
+    "layout_problems",
+    "part_of",
+    "quantization_of",
+]
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -43,12 +51,21 @@ _FLOAT = _Form("float32", 1, "weights", (), ("unstructured",))
 
 
 def expected_linears(shape: ModelShape) -> Iterable[tuple[str, str, int, int]]:
-    """Yields `(role, module, out_features, in_features)` of every linear of the encoder, in running order."""
+    """Yields `(role, module, out_features, in_features)` of every linear layer that is stored, in order."""
     hidden, intermediate = shape.hidden_size, shape.intermediate_size
     sizes = {"ffn_in": (intermediate, hidden), "ffn_out": (hidden, intermediate)}
-    for layer in range(shape.num_layers):
-        for role, module in names.linear_names(layer, shape.prefix).linears.items():
+    for layer in shape.stored_layers:
+        for role, module in layer.linears.items():
             yield role, module, *sizes.get(role, (hidden, hidden))
+
+
+def part_of(tensor: str, shape: ModelShape) -> str:
+    """Returns the part of a model that a tensor belongs to: `embeddings`, `encoder` or `head`."""
+    module = tensor.rpartition(".")[0]
+    embeddings = shape.embeddings
+    if module in (*embeddings.tables.values(), embeddings.norm, embeddings.projection):
+        return "embeddings"
+    return "encoder" if module.startswith(f"{shape.prefix}.{shape.layout.layers}.") else "head"
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Int8Parts:
     Attributes:
         linears: Modules of the encoder's linear layers.
         attention: Modules of the attentions.
-        embeddings: The three tables.
+        embeddings: The tables.
     """
 
     linears: frozenset[str]
@@ -90,11 +107,11 @@ def find_int8_parts(
             return names.tensor_name(module, names.WEIGHT_SCALE) in tensors
         return announced.weights == "s8_per_row"
 
-    attention = [names.linear_names(layer, shape.prefix).attention for layer in range(shape.num_layers)]
+    attention = [layer.attention for layer in shape.stored_layers]
     if announced.attention != "int8":
         mixed = announced.attention == "mixed"
         attention = [module for module in attention if mixed and _stored(tensors, module, _ATTENTION)]
-    word = names.embedding_names(shape.prefix).word
+    word = shape.embeddings.word
     return Int8Parts(
         frozenset(module for _, module, _, _ in expected_linears(shape) if is_int8(module)),
         frozenset(attention),
@@ -114,12 +131,12 @@ def quantization_of(tensors: Tensors, shape: ModelShape, sparsity: float) -> Qua
     modules = {module for _, module, _, _ in expected_linears(shape)}
     sparse = {module for module in modules if names.tensor_name(module, names.WEIGHT_VALUES) in tensors}
     weights = _entry(len(parts.linears), len(modules), "s8_per_row")
-    attention = _entry(len(parts.attention), shape.num_layers, "int8")
+    attention = _entry(len(parts.attention), len(shape.stored_layers), "int8")
     all_int8 = weights == "s8_per_row" and attention == "int8" and parts.embeddings
     ordered = any(names.tensor_name(module, names.INPUT_ORDER) in tensors for module in modules)
     return QuantizationConfig.model_validate(
         {
-            "format_version": 1 if all_int8 and not ordered else 2,
+            "format_version": 3 if shape.needs_version_3 else 1 if all_int8 and not ordered else 2,
             "pattern": "unstructured" if sparse - parts.linears else "block4" if sparse else "dense",
             "sparsity": sparsity,
             "weights": weights,
@@ -142,22 +159,24 @@ def expected_tensors(shape: ModelShape, num_labels: int, parts: Int8Parts) -> di
     def add(module: str, suffix: str, dtype: str, size: tuple[int, ...]) -> None:
         specs[names.tensor_name(module, suffix)] = _Spec(dtype, size)
 
-    embeddings = names.embedding_names(shape.prefix)
-    rows = {"word": shape.vocab_size, "position": shape.max_positions, "token_type": shape.num_token_types}
+    embeddings, wide = shape.embeddings, shape.embedding_size
     for kind, module in embeddings.tables.items():
-        add(module, names.WEIGHT, "int8" if parts.embeddings else "float32", (rows[kind], shape.hidden_size))
+        rows = shape.table_rows[kind]
+        add(module, names.WEIGHT, "int8" if parts.embeddings else "float32", (rows, wide))
         if parts.embeddings:
-            add(module, names.WEIGHT_SCALE, "float32", (rows[kind],))
+            add(module, names.WEIGHT_SCALE, "float32", (rows,))
     for suffix in (names.WEIGHT, names.BIAS):  # the guard: two dimensions where transformers expects one
-        add(embeddings.norm, suffix, "float32", (1, shape.hidden_size))
+        add(embeddings.norm, suffix, "float32", (1, wide))
+    if embeddings.projection is not None:
+        add(embeddings.projection, names.WEIGHT, "float32", (shape.hidden_size, wide))
+        add(embeddings.projection, names.BIAS, "float32", hidden)
     for _, module, out_features, _ in expected_linears(shape):
         add(module, names.BIAS, "float32", (out_features,))
         if module in parts.linears:
             add(module, names.WEIGHT_SCALE, "float32", (out_features,))
             add(module, names.INPUT_SCALE, "float32", (1,))
             add(module, names.INPUT_ZERO_POINT, "uint8", (1,))
-    for layer in range(shape.num_layers):
-        modules = names.linear_names(layer, shape.prefix)
+    for modules in shape.stored_layers:
         if modules.attention in parts.attention:
             add(modules.attention, names.QUERY_ZERO_POINT, "uint8", (1,))
             for suffix in (names.QUERY_SCALE, names.KEY_SCALE, names.VALUE_SCALE):
@@ -165,11 +184,18 @@ def expected_tensors(shape: ModelShape, num_labels: int, parts: Int8Parts) -> di
         for norm in (modules.attn_norm, modules.ffn_norm):
             add(norm, names.WEIGHT, "float32", hidden)
             add(norm, names.BIAS, "float32", hidden)
-    head = names.head_names(shape.prefix)
-    add(head.pooler, names.WEIGHT, "float32", hidden * 2)
-    add(head.pooler, names.BIAS, "float32", hidden)
-    add(head.classifier, names.WEIGHT, "float32", (num_labels, shape.hidden_size))
-    add(head.classifier, names.BIAS, "float32", (num_labels,))
+    head, inner = shape.head, shape.head_size
+    if head.dense is not None:
+        add(head.dense, names.WEIGHT, "float32", (inner, shape.hidden_size))
+        add(head.dense, names.BIAS, "float32", (inner,))
+    if head.norm is not None:
+        add(head.norm, names.WEIGHT, "float32", (inner,))
+        add(head.norm, names.BIAS, "float32", (inner,))
+    if head.output is not None:
+        outputs = num_labels if shape.num_outputs is None else shape.num_outputs
+        add(head.output, names.BIAS, "float32", (outputs,))
+        if head.decoder is None:
+            add(head.output, names.WEIGHT, "float32", (outputs, inner))
     return specs
 
 
@@ -182,12 +208,17 @@ def layout_problems(
         tensors: All tensors of the file, by name.
         shape: The sizes in config.json.
         quantization: Its `quantization_config`.
-        num_labels: Classes in config.json.
+        num_labels: Names of outputs in config.json.
 
     Returns:
         One clause a problem; empty when the checkpoint is sound.
     """
     problems: list[str] = []
+    if shape.needs_version_3 and quantization.format_version < 3:
+        problems.append(
+            f"quantization_config.format_version is {quantization.format_version}, "
+            f"but {shape.architecture} needs 3"
+        )
     parts = find_int8_parts(tensors, shape, quantization)
     specs = expected_tensors(shape, num_labels, parts)
     known = set(specs)
@@ -203,8 +234,7 @@ def layout_problems(
             )
     for name in sorted(sound):
         _check_values(name, tensors[name], problems)
-    for layer in range(shape.num_layers):
-        modules = names.linear_names(layer, shape.prefix)
+    for modules in shape.stored_layers:
         _check_shared_input(tensors, modules, sound, problems)
         if quantization.format_version >= 2:
             known |= {names.tensor_name(m, names.INPUT_ORDER) for m in modules.linears.values()}
@@ -294,13 +324,11 @@ def _check_shared_input(
 def _check_leftovers(tensors: Tensors, shape: ModelShape, parts: Int8Parts, problems: list[str]) -> set[str]:
     """Finds scales beside float32 tensors, which no one would read; returns their names."""
     suffixes: dict[str, Iterable[str]] = {}
-    for layer in range(shape.num_layers):
-        modules = names.linear_names(layer, shape.prefix)
+    for modules in shape.stored_layers:
         suffixes |= dict.fromkeys(modules.linears.values(), _INT8_ONLY)
         suffixes[modules.attention] = _ATTENTION
     if not parts.embeddings:
-        tables = names.embedding_names(shape.prefix).tables.values()
-        suffixes |= dict.fromkeys(tables, (names.WEIGHT_SCALE,))
+        suffixes |= dict.fromkeys(shape.embeddings.tables.values(), (names.WEIGHT_SCALE,))
     found: set[str] = set()
     for module, wanted in suffixes.items():
         if module not in parts.linears and module not in parts.attention:
@@ -317,7 +345,7 @@ def _check_announced(
     total = sum(1 for _ in expected_linears(shape))
     for entry, what, count, whole, all_int8 in (
         ("weights", "linear layers", len(parts.linears), total, "s8_per_row"),
-        ("attention", "attentions", len(parts.attention), shape.num_layers, "int8"),
+        ("attention", "attentions", len(parts.attention), len(shape.stored_layers), "int8"),
     ):
         announced = getattr(quantization, entry)
         if announced != _entry(count, whole, all_int8):

@@ -1,8 +1,10 @@
-"""Every tensor name of a checkpoint, built from the prefix of the model family. No other file spells one."""
+"""Every tensor name of a checkpoint, built from the names of the model family. No other file spells one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from secateur.checkpoint.families import FAMILIES, HeadNames
 
 __all__ = [
     "BIAS",
@@ -10,7 +12,6 @@ __all__ = [
     "INPUT_SCALE",
     "INPUT_ZERO_POINT",
     "KEY_SCALE",
-    "PREFIXES",
     "QUERY_SCALE",
     "QUERY_ZERO_POINT",
     "VALUE_SCALE",
@@ -27,9 +28,6 @@ __all__ = [
     "linear_names",
     "tensor_name",
 ]
-
-# model_type in config.json -> the name under which the encoder hangs in the model
-PREFIXES = {"bert": "bert"}
 
 WEIGHT = "weight"
 WEIGHT_VALUES = "weight_values"
@@ -76,54 +74,63 @@ class LayerNames:
 
 @dataclass(frozen=True)
 class EmbeddingNames:
-    """The modules that turn ids into the first hidden states."""
+    """The modules that turn ids into the first hidden states; some families lack some."""
 
     word: str
     position: str
-    token_type: str
+    token_type: str | None
     norm: str
+    projection: str | None
 
     @property
     def tables(self) -> dict[str, str]:
-        """The int8 tables, kind to module."""
-        return {"word": self.word, "position": self.position, "token_type": self.token_type}
+        """The tables, kind to module."""
+        found = {"word": self.word, "position": self.position, "token_type": self.token_type}
+        return {kind: module for kind, module in found.items() if module is not None}
 
 
-@dataclass(frozen=True)
-class HeadNames:
-    """The modules that turn the first token's hidden state into logits."""
+def linear_names(layer: int, family: str = "bert", layers_per_group: int = 1) -> LayerNames:
+    """Returns the module names of one encoder layer.
 
-    pooler: str
-    classifier: str
-
-
-def linear_names(layer: int, prefix: str = "bert") -> LayerNames:
-    """Returns the module names of encoder layer `layer`, counted from 0."""
-    root = f"{prefix}.encoder.layer.{layer}"
+    Args:
+        layer: The stored layer, counted from 0; a family with shared layers runs it more than once.
+        family: The `model_type`.
+        layers_per_group: Layers in one element of the list of layers, in families that have groups of them.
+    """
+    layout = FAMILIES[family]
+    if layout.inner_layers is None:
+        root = f"{layout.prefix}.{layout.layers}.{layer}"
+    else:
+        group, inner = divmod(layer, layers_per_group)
+        root = f"{layout.prefix}.{layout.layers}.{group}.{layout.inner_layers}.{inner}"
     return LayerNames(
-        query=f"{root}.attention.self.query",
-        key=f"{root}.attention.self.key",
-        value=f"{root}.attention.self.value",
-        attn_out=f"{root}.attention.output.dense",
-        ffn_in=f"{root}.intermediate.dense",
-        ffn_out=f"{root}.output.dense",
-        attention=f"{root}.attention",
-        attn_norm=f"{root}.attention.output.LayerNorm",
-        ffn_norm=f"{root}.output.LayerNorm",
+        **{role: f"{root}.{name}" for role, name in {**layout.linears, **layout.norms}.items()},
+        attention=f"{root}.{layout.attention}",
     )
 
 
-def embedding_names(prefix: str = "bert") -> EmbeddingNames:
-    """Returns the module names of the embeddings."""
-    root = f"{prefix}.embeddings"
+def embedding_names(family: str = "bert") -> EmbeddingNames:
+    """Returns the module names of the embeddings.
+
+    Args:
+        family: The `model_type`.
+    """
+    layout = FAMILIES[family]
+    tables = {kind: f"{layout.prefix}.{name}" for kind, name in layout.tables.items()}
     return EmbeddingNames(
-        word=f"{root}.word_embeddings",
-        position=f"{root}.position_embeddings",
-        token_type=f"{root}.token_type_embeddings",
-        norm=f"{root}.LayerNorm",
+        word=tables["word"],
+        position=tables["position"],
+        token_type=tables.get("token_type"),
+        norm=f"{layout.prefix}.{layout.embedding_norm}",
+        projection=None if layout.projection is None else f"{layout.prefix}.{layout.projection}",
     )
 
 
-def head_names(prefix: str = "bert") -> HeadNames:
-    """Returns the module names of pooler and classifier."""
-    return HeadNames(pooler=f"{prefix}.pooler.dense", classifier="classifier")
+def head_names(family: str = "bert", end: str = "ForSequenceClassification") -> HeadNames:
+    """Returns the module names of a task head.
+
+    Args:
+        family: The `model_type`.
+        end: Of the class's name, as `ForMaskedLM`.
+    """
+    return FAMILIES[family].heads[end]

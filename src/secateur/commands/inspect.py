@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.bench.machine import engine_cpu_info
-from secateur.checkpoint import Checkpoint, embedding_names, find_int8_parts, head_names, read_checkpoint
-from secateur.checkpoint.layout import expected_linears
+from secateur.checkpoint import Checkpoint, find_int8_parts, read_checkpoint
+from secateur.checkpoint.layout import expected_linears, part_of
 from secateur.commands.console import note, print_table, show_json
 
 __all__ = ["examine", "run"]
@@ -93,7 +93,7 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, Any]:
         "int8_linears": len(parts.linears),
         "linears": sum(1 for _ in expected_linears(checkpoint.shape)),
         "int8_attentions": len(parts.attention),
-        "attentions": checkpoint.shape.num_layers,
+        "attentions": len(checkpoint.shape.stored_layers),
         "embeddings": "int8" if parts.embeddings else "float32",
     }
 
@@ -109,12 +109,8 @@ def _described(numbers: Mapping[str, Any]) -> str:
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, float]:
-    prefix = checkpoint.shape.prefix
-    embeddings, head = embedding_names(prefix), head_names(prefix)
-    homes = dict.fromkeys((*embeddings.tables.values(), embeddings.norm), "embeddings")
-    homes |= dict.fromkeys((head.pooler, head.classifier), "head")
     sizes = {"embeddings": 0, "encoder": 0, "head": 0}
     for name, tensor in checkpoint.tensors.items():
-        sizes[homes.get(name.rpartition(".")[0], "encoder")] += tensor.nbytes
+        sizes[part_of(name, checkpoint.shape)] += tensor.nbytes
     sizes["file"] = (checkpoint.folder / "model.safetensors").stat().st_size
     return {part: round(size / 1e6, 6) for part, size in sizes.items()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from secateur.checkpoint import QuantizationConfig
+from secateur.checkpoint import FAMILIES, QuantizationConfig
 
 __all__ = ["model_card"]
 
@@ -21,35 +21,34 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> 
         Markdown with the YAML header that model hubs read.
     """
     quantization = QuantizationConfig.model_validate(config["quantization_config"])
-    labels = list(config["id2label"].values())
-    shown = ", ".join(f"`{label}`" for label in labels[:10])
-    more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
+    end, task = next(item for item in _TASKS.items() if config["architectures"][0].endswith(item[0]))
+    size = _sizes(config)
     lines = [
         "---",
         "library_name: secateur",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {task.tag}",
         f"tags: [secateur, {', '.join(_tags(quantization))}, cpu]",
         "---",
         "",
-        "# Compressed text classifier",
+        f"# {task.title}",
         "",
-        f"A {config['model_type']} model with {config['num_hidden_layers']} layers of width "
-        f"{config['hidden_size']}, compressed by Secateur: {quantization.sparsity:.0%} of the encoder's "
+        f"A {config['model_type']} model with {size('num_hidden_layers')} layers of width "
+        f"{size('hidden_size')}, compressed by Secateur: {quantization.sparsity:.0%} of the encoder's "
         f"weights are zero (pattern `{quantization.pattern}`), {_numbers(quantization)}.",
         "",
-        f"It answers with one of {len(labels)} labels: {shown}{more}.",
+        f"It {task.does(config)}.",
         "",
         "## Use",
         "",
         "```python",
         "import secateur",
         "",
-        'classify = secateur.pipeline("path/to/this/folder")',
-        'classify(["some text"])',
+        f'{task.verb} = secateur.pipeline("path/to/this/folder")',
+        f"{task.verb}({task.example})",
         "```",
         "",
         "To go on training it in PyTorch, `import secateur.hf` and then call",
-        '`AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")`.',
+        f'`AutoModel{end.removeprefix("Model")}.from_pretrained("path/to/this/folder")`.',
         "",
     ]
     rows = list(_rows(metrics or {}))
@@ -58,6 +57,72 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> 
         lines += [f"| {name} | {value} |" for name, value in rows]
         lines.append("")
     return "\n".join(lines)
+
+
+def _sizes(config: Mapping[str, Any]) -> Callable[[str], Any]:
+    family = FAMILIES[config["model_type"]]
+    return lambda name: config[family.key(name)]
+
+
+def _labels(config: Mapping[str, Any]) -> str:
+    labels = list(config["id2label"].values())
+    shown = ", ".join(f"`{label}`" for label in labels[:10])
+    more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
+    return f"{len(labels)} labels: {shown}{more}"
+
+
+def _classifies(config: Mapping[str, Any]) -> str:
+    kind = config.get("problem_type")
+    if kind == "regression":
+        return "answers with a number"
+    if kind == "multi_label_classification":
+        return f"answers with any of {_labels(config)}"
+    return f"answers with one of {_labels(config)}"
+
+
+def _embeds(config: Mapping[str, Any]) -> str:
+    entry = config["sentence_embedding"]
+    length = ", of length 1" if entry["normalize"] else ""
+    return f"turns a text into a vector: the {entry['pooling']} of its tokens{length}".replace(
+        "the cls of its tokens", "the state of its first token"
+    )
+
+
+class _Task(NamedTuple):
+    tag: str
+    title: str
+    verb: str
+    example: str
+    does: Callable[[Mapping[str, Any]], str]
+
+
+_TASKS = {
+    "ForSequenceClassification": _Task(
+        "text-classification", "Compressed text classifier", "classify", '["some text"]', _classifies
+    ),
+    "ForTokenClassification": _Task(
+        "token-classification",
+        "Compressed token classifier",
+        "tag",
+        '["some text"]',
+        lambda config: f"gives every token one of {_labels(config)}",
+    ),
+    "ForQuestionAnswering": _Task(
+        "question-answering",
+        "Compressed question answering model",
+        "answer",
+        'question="some question", context="some text"',
+        lambda config: "finds the answer to a question in a text",
+    ),
+    "ForMaskedLM": _Task(
+        "fill-mask",
+        "Compressed masked language model",
+        "fill",
+        '["some text with a mask token"]',
+        lambda config: "fills in masked words",
+    ),
+    "Model": _Task("sentence-similarity", "Compressed sentence encoder", "embed", '["some text"]', _embeds),
+}
 
 
 def _tags(quantization: QuantizationConfig) -> list[str]:

@@ -11,28 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secateur.affine import S8_MAX, S8_MIN, quantize, symmetric_scale
 from secateur.checkpoint import (
+    FAMILIES,
     LayerNames,
+    ModelShape,
     check_target,
-    embedding_names,
     encode_float_weight,
     encode_weight,
-    head_names,
-    linear_names,
     quantization_of,
     tensor_name,
     write_checkpoint,
 )
 from secateur.checkpoint import names as keys
 from secateur.checkpoint.column_order import layer_orders
-from secateur.checkpoint.config import parse_shape
+from secateur.checkpoint.shape import parse_shape
 from secateur.errors import SecateurError, StructureError, UnsupportedError, problem_list
 from secateur.export.card import model_card
-from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
+from secateur.modeling.structure import (
+    EncoderBlock,
+    Projection,
+    find_architecture,
+    find_blocks,
+    find_module,
+)
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.qat import (
     attention_quantizer,
@@ -69,7 +75,9 @@ def export_checkpoint(
     checkpoint, pruned or dense.
 
     Args:
-        model: A model for sequence classification; ranges of quantizers that it has were observed.
+        model: A model of a supported family with one of its task heads, or without any for sentence
+            embeddings; `model.config.sentence_embedding` then says how they are made of the tokens. Ranges of
+            quantizers that it has were observed.
         tokenizer: Its fast tokenizer; padding and truncation are left out of what is written.
         out: Where to write; an older checkpoint there is replaced.
         recipe: The resolved recipe as YAML.
@@ -85,50 +93,53 @@ def export_checkpoint(
     """
     check_target(out)
     blocks = find_blocks(model)
-    prefix = keys.PREFIXES[model.config.model_type]
-    _check_names(model, blocks, prefix)
+    config = _config(model)
+    shape = parse_shape(config, type(model).__name__)
+    _check_modules(model, blocks, shape)
     tensors: Tensors = {}
     problems = [f"{name} is no longer used by all its layers" for name in idle_quantizers(model)]
     kept = total = 0
-    for index, block in enumerate(blocks):
-        names = linear_names(index, prefix)
+    for names, block in zip(shape.stored_layers, blocks, strict=True):
         _put_attention(tensors, names, model, block, problems)
         projections = dict(zip(names.linears, block.projections(), strict=True))
         masks = {role: _mask_of(projection) for role, projection in projections.items()}
         int8 = {role: mask for role, mask in masks.items() if input_quantizer(projections[role]) is not None}
         orders = layer_orders(int8, block.head_dim)
         for role, projection in projections.items():
-            _put_linear(tensors, projection, masks[role], orders.get(role), problems)
+            module = names.linears[role]
+            _put_linear(tensors, module, projection, masks[role], orders.get(role), problems)
             kept += int(np.count_nonzero(masks[role]))
             total += masks[role].size
         _put_plain(tensors, names.attn_norm, block.attn_norm)
         _put_plain(tensors, names.ffn_norm, block.ffn_norm)
-    _put_embeddings(tensors, model, prefix, problems)
+    _put_embeddings(tensors, model, shape, problems)
     if problems:
         raise StructureError(problem_list("The model is not ready for export", problems))
-    head = head_names(prefix)
-    for name in (head.pooler, head.classifier):
-        _put_plain(tensors, name, model.get_submodule(name))
-    config = _config(model)
-    shape = parse_shape(config, type(model).__name__)
+    _put_head(tensors, model, shape)
     config["quantization_config"] = quantization_of(tensors, shape, 1.0 - kept / total).model_dump()
     files = _tokenizer_files(tokenizer)
     return write_checkpoint(out, config, tensors, files, recipe, metrics, model_card(config, metrics))
 
 
-def _check_names(model: nn.Module, blocks: list[EncoderBlock], prefix: str) -> None:
-    modules = dict(model.named_modules())
-    head = head_names(prefix)
-    wanted = [linear_names(0, prefix).query, head.pooler, head.classifier]
-    missing = [name for name in wanted if name not in modules]
+def _check_modules(model: nn.Module, blocks: list[EncoderBlock], shape: ModelShape) -> None:
+    """Refuses a model whose modules are not those that its class and config announce."""
+    head = shape.head
+    names = shape.embeddings
+    wanted = [names.norm, names.projection, head.dense, head.norm, head.output, head.decoder]
+    missing = [name for name in wanted if name is not None and find_module(model, name) is None]
     if missing:
         raise UnsupportedError(
-            f"{type(model).__name__} has no {', '.join(missing)}: only models for sequence classification "
-            f"can be exported."
+            f"{type(model).__name__} has no {', '.join(missing)}, which {shape.architecture} has."
         )
-    if len(blocks) != model.config.num_hidden_layers:
+    if len(blocks) != len(shape.stored_layers):
         raise UnsupportedError(
-            f"The model has {len(blocks)} layers and its config says {model.config.num_hidden_layers}."
+            f"The model has {len(blocks)} layers and its config says {len(shape.stored_layers)}."
+        )
+    decoder = None if head.decoder is None else find_module(model, head.decoder)
+    if decoder is not None and not torch.equal(decoder.weight, find_embeddings(model)["word"].weight):
+        raise UnsupportedError(
+            f"The weight of {head.decoder} is not the word table: only models that share it can be exported; "
+            f"call model.tie_weights()."
         )
 
 
@@ -140,13 +151,14 @@ def _mask_of(projection: Projection) -> NDArray[np.bool_]:
 
 def _put_linear(
     tensors: Tensors,
+    name: str,
     projection: Projection,
     mask: NDArray[np.bool_],
     order: NDArray[np.uint16] | None,
     problems: list[str],
 ) -> None:
-    """Encodes one linear layer."""
-    name, linear = projection.name, projection.linear
+    """Encodes one linear layer under the name that it has in the file."""
+    linear = projection.linear
     weight = _array(unquantized_weight(linear))
     pruned = None if mask.all() else mask
     bias = np.zeros(len(weight), np.float32) if linear.bias is None else _array(linear.bias)
@@ -200,13 +212,14 @@ def _put_range(
         tensors[tensor_name(module, zero_point_key)] = _array(zero_point).astype(np.uint8).reshape(1)
 
 
-def _put_plain(tensors: Tensors, name: str, module: nn.Module) -> None:
+def _put_plain(tensors: Tensors, name: str, module: nn.Module | None) -> None:
+    assert module is not None
     tensors[tensor_name(name, keys.WEIGHT)] = _array(module.weight)
     tensors[tensor_name(name, keys.BIAS)] = _array(module.bias)
 
 
-def _put_embeddings(tensors: Tensors, model: nn.Module, prefix: str, problems: list[str]) -> None:
-    names = embedding_names(prefix)
+def _put_embeddings(tensors: Tensors, model: nn.Module, shape: ModelShape, problems: list[str]) -> None:
+    names = shape.embeddings
     tables = find_embeddings(model)
     enabled = {names.tables[kind]: rows_enabled(table) for kind, table in tables.items()}
     problems += [f"the quantizer of {name} is switched off" for name, on in enabled.items() if on is False]
@@ -222,11 +235,30 @@ def _put_embeddings(tensors: Tensors, model: nn.Module, prefix: str, problems: l
         q = quantize(weight, scale[:, None], 0, S8_MIN, S8_MAX).astype(np.int8)
         tensors[tensor_name(names.tables[kind], keys.WEIGHT)] = q
         tensors[tensor_name(names.tables[kind], keys.WEIGHT_SCALE)] = scale
-    norm = model.get_submodule(names.norm)
+    norm = find_module(model, names.norm)
+    assert norm is not None  # `_check_modules` has looked for it
     # Two dimensions where transformers expects one: without `import secateur.hf` loading must fail, because
     # it would go on with random weights.
     tensors[tensor_name(names.norm, keys.WEIGHT)] = _array(norm.weight)[None]
     tensors[tensor_name(names.norm, keys.BIAS)] = _array(norm.bias)[None]
+    if names.projection is not None:
+        _put_plain(tensors, names.projection, find_module(model, names.projection))
+
+
+def _put_head(tensors: Tensors, model: nn.Module, shape: ModelShape) -> None:
+    """Writes what lies behind the encoder; a weight that is the word table is not written again."""
+    head = shape.head
+    for name in (head.dense, head.norm):
+        if name is not None:
+            _put_plain(tensors, name, find_module(model, name))
+    if head.output is None:
+        return
+    if head.decoder is None:
+        _put_plain(tensors, head.output, find_module(model, head.output))
+        return
+    decoder = find_module(model, head.decoder)
+    assert decoder is not None
+    tensors[tensor_name(head.output, keys.BIAS)] = _array(decoder.bias)
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -237,11 +269,18 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def _config(model: nn.Module) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=True))
     config.pop("_name_or_path", None)
-    config["architectures"] = [type(model).__name__]
+    family = FAMILIES[model.config.model_type]
+    architecture = find_architecture(model)
+    if architecture is None:
+        raise UnsupportedError(
+            f"{type(model).__name__} cannot be exported; supported: {', '.join(family.architectures)}."
+        )
+    config["architectures"] = [architecture]
     config["dtype"] = "float32"
-    # transformers leaves the names out where they are the default ones.
-    config["id2label"] = {str(index): label for index, label in model.config.id2label.items()}
-    config["label2id"] = {label: int(index) for index, label in model.config.id2label.items()}
+    if family.architectures[architecture].labels:
+        # transformers leaves the names out where they are the default ones.
+        config["id2label"] = {str(index): label for index, label in model.config.id2label.items()}
+        config["label2id"] = {label: int(index) for index, label in model.config.id2label.items()}
     return dict(sorted(config.items()))
 
 

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from secateur.checkpoint.families import FAMILIES, Family, unsupported_family
 from secateur.errors import StructureError, UnsupportedError, problem_list
 
-__all__ = ["SUPPORTED_MODEL_TYPES", "EncoderBlock", "Projection", "find_blocks", "find_projections"]
+__all__ = [
+    "SUPPORTED_MODEL_TYPES",
+    "EncoderBlock",
+    "Projection",
+    "find_architecture",
+    "find_blocks",
+    "find_module",
+    "find_projections",
+]
 
 
 @dataclass(frozen=True)
@@ -61,33 +70,7 @@ class EncoderBlock:
         return (self.q, self.k, self.v, self.attn_out, self.ffn_in, self.ffn_out)
 
 
-@dataclass(frozen=True)
-class _Family:
-    """Where a model family keeps its encoder layers and what the parts of a layer are called."""
-
-    layers: str
-    linears: dict[str, str]
-    norms: dict[str, str]
-    attention: str
-
-
-_FAMILIES = {
-    "bert": _Family(
-        layers="encoder.layer",
-        linears={
-            "q": "attention.self.query",
-            "k": "attention.self.key",
-            "v": "attention.self.value",
-            "attn_out": "attention.output.dense",
-            "ffn_in": "intermediate.dense",
-            "ffn_out": "output.dense",
-        },
-        norms={"attn_norm": "attention.output.LayerNorm", "ffn_norm": "output.LayerNorm"},
-        attention="attention.self",
-    ),
-}
-
-SUPPORTED_MODEL_TYPES = tuple(_FAMILIES)
+SUPPORTED_MODEL_TYPES = tuple(FAMILIES)
 
 
 def find_blocks(model: nn.Module) -> list[EncoderBlock]:
@@ -97,7 +80,7 @@ def find_blocks(model: nn.Module) -> list[EncoderBlock]:
         model: A live model of a supported family, with or without a task head.
 
     Returns:
-        One view per encoder layer, in order.
+        One view per encoder layer, in order. Layers that run more than once, as ALBERT's, come once.
 
     Raises:
         UnsupportedError: The family is not known, or the model is a decoder or has cross attention.
@@ -105,23 +88,19 @@ def find_blocks(model: nn.Module) -> list[EncoderBlock]:
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
-    if model_type not in _FAMILIES:
-        raise UnsupportedError(
-            f"Models of the family {model_type or type(model).__name__!r} cannot be compressed yet; "
-            f"supported: {', '.join(SUPPORTED_MODEL_TYPES)}."
-        )
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UnsupportedError(unsupported_family("This model", model_type or type(model).__name__))
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise UnsupportedError(
             f"This {model_type} model is a decoder (is_decoder or add_cross_attention is set in its config); "
             "only encoders can be compressed."
         )
-    family = _FAMILIES[model_type]
-    prefix, layers = _find_layers(model, family)
+    family = FAMILIES[model_type]
     problems: list[str] = []
     blocks = [
         block
-        for index, layer in enumerate(layers)
-        if (block := _block(layer, f"{prefix}.{index}", family, problems)) is not None
+        for name, layer in _find_layers(model, family)
+        if (block := _block(layer, name, family, problems)) is not None
     ]
     if problems:
         raise StructureError(problem_list(f"This {model_type} model is not laid out as expected", problems))
@@ -142,8 +121,30 @@ def find_projections(model: nn.Module) -> Iterator[Projection]:
         yield from block.projections()
 
 
-def _find_layers(model: nn.Module, family: _Family) -> tuple[str, nn.ModuleList]:
-    """Returns the full name of the list of layers and the list; exactly one must exist."""
+def find_architecture(model: nn.Module) -> str | None:
+    """Returns which of its family's known classes a model is one of, or derived from; None for others.
+
+    Args:
+        model: A live model of a supported family.
+    """
+    known = FAMILIES[model.config.model_type].architectures
+    return next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in known), None)
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module | None:
+    """Returns a module by the name that it has in a model with a task head; None where there is none.
+
+    Args:
+        model: A live model of a supported family, with or without a task head.
+        name: As in `secateur.checkpoint.families`.
+    """
+    prefix = FAMILIES[model.config.model_type].prefix
+    modules = dict(model.named_modules())
+    return modules.get(name, modules.get(name.removeprefix(f"{prefix}.")))
+
+
+def _find_layers(model: nn.Module, family: Family) -> list[tuple[str, nn.Module]]:
+    """Returns every stored layer with its full name; exactly one list of layers must exist."""
     found = [
         (name, module)
         for name, module in model.named_modules()
@@ -152,14 +153,34 @@ def _find_layers(model: nn.Module, family: _Family) -> tuple[str, nn.ModuleList]
     if len(found) != 1 or len(found[0][1]) == 0:
         what = "no encoder layers" if not found or len(found) == 1 else f"{len(found)} encoders"
         raise StructureError(f"Expected one encoder at '…{family.layers}' with layers in it, found {what}.")
-    return found[0]
+    prefix, layers = found[0]
+    named = [(f"{prefix}.{index}", layer) for index, layer in enumerate(layers)]
+    if family.inner_layers is None:
+        return named
+    return [
+        (f"{name}.{family.inner_layers}.{index}", layer)
+        for name, group in named
+        for index, layer in enumerate(getattr(group, family.inner_layers, ()))
+    ]
 
 
-def _block(layer: nn.Module, prefix: str, family: _Family, problems: list[str]) -> EncoderBlock | None:
+# The parts of a block, by their roles in a checkpoint.
+_PARTS = {
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "attn_out": "attn_out",
+    "ffn_in": "ffn_in",
+    "ffn_out": "ffn_out",
+}
+
+
+def _block(layer: nn.Module, prefix: str, family: Family, problems: list[str]) -> EncoderBlock | None:
     modules = dict(layer.named_modules())
 
     linears: dict[str, nn.Linear] = {}
-    for part, path in family.linears.items():
+    paths = {_PARTS[role]: path for role, path in family.linears.items()}
+    for part, path in paths.items():
         linear = modules.get(path)
         if isinstance(linear, nn.Linear):
             linears[part] = linear
@@ -175,7 +196,7 @@ def _block(layer: nn.Module, prefix: str, family: _Family, problems: list[str]) 
     if len(linears) != len(family.linears) or len(norms) != len(family.norms):
         return None
 
-    attention = modules[family.attention]
+    attention = modules[paths["q"].rpartition(".")[0]]
     head_dim = int(getattr(attention, "attention_head_size", 0))
     attention_size = linears["q"].out_features
     hidden_size = linears["q"].in_features
@@ -192,14 +213,14 @@ def _block(layer: nn.Module, prefix: str, family: _Family, problems: list[str]) 
         linear = linears[part]
         if (linear.out_features, linear.in_features) != shape:
             problems.append(
-                f"{prefix}.{family.linears[part]} is {linear.out_features} x {linear.in_features}, "
+                f"{prefix}.{paths[part]} is {linear.out_features} x {linear.in_features}, "
                 f"expected {shape[0]} x {shape[1]}"
             )
     if head_dim <= 0 or attention_size % head_dim:
         problems.append(f"{prefix}: {attention_size} attention outputs, heads of {head_dim}: no whole number")
         return None
     projections = {
-        part: Projection(linear, slice(0, linear.out_features), f"{prefix}.{family.linears[part]}")
+        part: Projection(linear, slice(0, linear.out_features), f"{prefix}.{paths[part]}")
         for part, linear in linears.items()
     }
     return EncoderBlock(

@@ -45,7 +45,7 @@ class AttentionQuantizer(nn.Module):  # type: ignore[misc]
         """
         attention.register_module(_ATTRIBUTE, self)
         if not hasattr(sys.modules[type(attention).__module__], "ALL_ATTENTION_FUNCTIONS"):
-            attention.forward = _DirectForward(attention)
+            attention.forward = _direct_forward(attention)
 
     @staticmethod
     def leave_float_(attention: nn.Module) -> None:
@@ -149,7 +149,9 @@ def choose_attention_(model: nn.Module) -> None:
 
 
 class _DirectForward:
-    """Replaces the forward of BERT's attention where transformers, before version 5, fixes what it calls."""
+    """Replaces the forward of an attention where transformers, before version 5, fixes what it calls."""
+
+    projections: tuple[str, str, str] = ("query", "key", "value")
 
     def __init__(self, attention: nn.Module) -> None:
         self.attention = attention
@@ -159,12 +161,54 @@ class _DirectForward:
     ) -> tuple[Tensor, Tensor | None]:
         attention = self.attention
         q, k, v = (
-            projection(hidden_states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-            for projection in (attention.query, attention.key, attention.value)
+            getattr(attention, name)(hidden_states)
+            .unflatten(-1, (-1, attention.attention_head_size))
+            .transpose(1, 2)
+            for name in self.projections
         )  # (B, H, S, D)
-        dropout = attention.dropout.p if attention.training else 0.0
-        output, probabilities = int8_attention(attention, q, k, v, attention_mask, dropout)
+        output, probabilities = int8_attention(attention, q, k, v, attention_mask, self.dropout())
         return output.flatten(2), probabilities
+
+    def dropout(self) -> float:
+        """Returns the fraction of probabilities that is dropped."""
+        return float(self.attention.dropout.p) if self.attention.training else 0.0
+
+
+class _DirectDistilBert(_DirectForward):
+    """DistilBERT's attention has other names and contains the output projection."""
+
+    projections = ("q_lin", "k_lin", "v_lin")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        # It takes query, key and value, all of them the hidden states, and then the mask.
+        hidden_states = args[0] if args else kwargs["query"]
+        mask = args[3] if len(args) > 3 else kwargs.get("mask")
+        if mask is not None and mask.dim() == 2:  # 1 for tokens and 0 for padding
+            mask = (mask != 0)[:, None, None, :]
+        output, probabilities = super().__call__(hidden_states, mask)
+        return self.attention.out_lin(output), probabilities
+
+
+class _DirectAlbert(_DirectForward):
+    """ALBERT's attention contains the output projection, the residual and the norm."""
+
+    def __call__(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        attention = self.attention
+        output, probabilities = super().__call__(hidden_states, attention_mask)
+        output = attention.output_dropout(attention.dense(output))
+        return attention.LayerNorm(hidden_states + output), probabilities
+
+    def dropout(self) -> float:
+        """Returns the fraction of probabilities that is dropped."""
+        return float(self.attention.attention_dropout.p) if self.attention.training else 0.0
+
+
+def _direct_forward(attention: nn.Module) -> _DirectForward:
+    if hasattr(attention, "q_lin"):
+        return _DirectDistilBert(attention)
+    return (_DirectAlbert if hasattr(attention, "dense") else _DirectForward)(attention)
 
 
 def _kept(attention_mask: Tensor | None) -> Tensor | None:

@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.checkpoint.names import PREFIXES, embedding_names
+from secateur.checkpoint.names import embedding_names
 from secateur.errors import SecateurError, StructureError, problem_list
-from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
+from secateur.modeling.structure import EncoderBlock, Projection, find_blocks, find_module
 from secateur.quantization.attention import AttentionQuantizer, choose_attention_
 from secateur.quantization.fake_quantize import fake_quantize_rows, integer_linear
+from secateur.quantization.heads import decoder_is_quantized, quantize_decoder_, simulate_head_
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.scheme import QuantScheme
-from secateur.quantization.simulation import GELUS, SimulatedActivation, SimulatedNorm
+from secateur.quantization.simulation import SimulatedNorm, simulate_activations_
 
 __all__ = [
     "QuantizedParts",
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 _ROW_QUANTIZER = "row_quantizer"
-_ACTIVATION = "intermediate_act_fn"  # of the module that owns ffn_in
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,12 @@ def attach_quantizers_(
     _check_parts(parts, blocks)
     for index, block in enumerate(blocks):
         _attach_block_(model, block, scheme.averaging, parts.linears, index in parts.attention)
-    for table in tables.values() if parts.embeddings else ():
+    for kind, table in tables.items() if parts.embeddings else ():
         row_quantizer = _RowQuantizer()
         table.add_module(_ROW_QUANTIZER, row_quantizer)
         table.register_forward_hook(_QuantizedOutput(row_quantizer))
+        if kind == "word":
+            quantize_decoder_(model, row_quantizer)
     device = next(model.parameters()).device
     for quantizer in find_quantizers(model).values():
         quantizer.to(device).train(model.training)
@@ -190,7 +192,11 @@ def idle_quantizers(model: nn.Module) -> list[str]:
         for quantizer in () if attention is None else (attention.query, attention.key, attention.value):
             reads[id(quantizer)] += 1
     found = find_quantizers(model)
-    return [name for name, one in found.items() if reads[id(one)] < wanted.get(id(one), 1)]
+    idle = [name for name, one in found.items() if reads[id(one)] < wanted.get(id(one), 1)]
+    word = find_embeddings(model)["word"]
+    if rows_enabled(word) is not None and decoder_is_quantized(model) is False:
+        idle.append("the row quantizer of the word table")
+    return idle
 
 
 def find_embeddings(model: nn.Module) -> dict[str, nn.Embedding]:
@@ -200,16 +206,14 @@ def find_embeddings(model: nn.Module) -> dict[str, nn.Embedding]:
         model: A live model of a supported family.
 
     Returns:
-        Kind (`word`, `position`, `token_type`) to table.
+        Kind (`word`, `position`, and `token_type` where the family has it) to table.
 
     Raises:
         StructureError: If a table is missing.
     """
-    modules = dict(model.named_modules())
-    prefix = PREFIXES[model.config.model_type]
     tables = {}
-    for kind, name in embedding_names(prefix).tables.items():
-        table = modules.get(name, modules.get(name.removeprefix(f"{prefix}.")))  # a model without task head
+    for kind, name in embedding_names(model.config.model_type).tables.items():
+        table = find_module(model, name)
         if not isinstance(table, nn.Embedding):
             raise StructureError(f"{name} is {type(table).__name__}, expected nn.Embedding.")
         tables[kind] = table
@@ -217,10 +221,8 @@ def find_embeddings(model: nn.Module) -> dict[str, nn.Embedding]:
 
 
 def _find_embedding_norm(model: nn.Module) -> nn.LayerNorm:
-    modules = dict(model.named_modules())
-    prefix = PREFIXES[model.config.model_type]
-    name = embedding_names(prefix).norm
-    norm = modules.get(name, modules.get(name.removeprefix(f"{prefix}.")))
+    name = embedding_names(model.config.model_type).norm
+    norm = find_module(model, name)
     if not isinstance(norm, nn.LayerNorm):
         raise StructureError(f"{name} is {type(norm).__name__}, expected nn.LayerNorm.")
     return norm
@@ -264,18 +266,14 @@ def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, ave
 
 
 def _simulate_floats_(model: nn.Module, blocks: list[EncoderBlock]) -> None:
-    """Lets what lies between the integers, norms and activations, follow the engine in eval mode."""
+    """Lets norms and GELUs, those of the head too, follow the engine in eval mode."""
     rows = (module for module in model.modules() if isinstance(module, _RowQuantizer))
     gate = next(chain(find_quantizers(model).values(), rows))
     norms = [norm for block in blocks for norm in (block.attn_norm, block.ffn_norm)]
     for norm in (*norms, _find_embedding_norm(model)):
         norm.forward = SimulatedNorm(norm, gate)
-    kind = model.config.hidden_act
-    for block in blocks:
-        owner = model.get_submodule(block.ffn_in.name.rpartition(".")[0])
-        activation = getattr(owner, _ACTIVATION, None)
-        if kind in GELUS and isinstance(activation, nn.Module):
-            activation.forward = SimulatedActivation(activation, kind, gate)
+    simulate_activations_(model, gate)
+    simulate_head_(model, gate)
 
 
 def _attention_module(model: nn.Module, block: EncoderBlock) -> nn.Module:

@@ -20,8 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import GELUActivation, NewGELUActivation
 
-__all__ = ["GELUS", "SimulatedActivation", "SimulatedNorm", "fma", "gelu", "layer_norm", "probabilities"]
+__all__ = [
+    "GELUS",
+    "SimulatedActivation",
+    "SimulatedNorm",
+    "fma",
+    "gelu",
+    "layer_norm",
+    "probabilities",
+    "simulate_activations_",
+]
 
 
 def _float32(*values: float) -> tuple[float, ...]:
@@ -196,6 +206,20 @@ class SimulatedActivation:
             return gelu(x, self.kind)
         plain: Tensor = type(self.activation).forward(self.activation, x)
         return _replaced(plain, gelu(x.detach(), self.kind)) if exact else plain
+
+
+def simulate_activations_(model: nn.Module, gate: Any) -> None:
+    """Lets every GELU of a model, wherever its family keeps it, follow the engine in eval mode.
+
+    Args:
+        model: A live transformers model.
+        gate: A quantizer of the same model, which says whether simulation is switched on.
+    """
+    for module in model.modules():
+        if isinstance(module, NewGELUActivation):
+            module.forward = SimulatedActivation(module, "gelu_new", gate)
+        elif isinstance(module, GELUActivation):
+            module.forward = SimulatedActivation(module, "gelu", gate)
 
 
 def _needs_grad(*tensors: Tensor) -> bool:

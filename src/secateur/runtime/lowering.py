@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from secateur.checkpoint import Checkpoint, embedding_names, head_names, linear_names
+from secateur.checkpoint import Checkpoint, ModelShape
 from secateur.checkpoint import names as keys
 from secateur.checkpoint.layout import expected_linears
 from secateur.checkpoint.names import LayerNames, tensor_name
@@ -25,54 +25,65 @@ def lower(checkpoint: Checkpoint) -> dict[str, Any]:
         checkpoint: A checked checkpoint.
 
     Returns:
-        `hidden_size`, `num_heads`, `max_tokens`, `norm_eps` and `steps`: embed; for each layer query, key,
-        value, attention, attn_out, add_norm, ffn_in, ffn_out, add_norm; head. Arrays are the checkpoint's.
+        `hidden_size`, `num_heads`, `max_tokens`, `norm_eps` and `steps`: embed; for each layer that runs
+        query, key, value, attention, attn_out, add_norm, ffn_in, ffn_out, add_norm; head. Arrays are the
+        checkpoint's, and layers that are shared are the same objects each time.
         A linear step has `weight` (int8 or float32 [N, K]), or `values` and `mask` (int8 [B, 4] with a bit a
         block, or float32 [B] with a bit a weight), and `bias`. What is float32 lacks the entries that
         quantize: `scale`, `input_scale` and `input_zero_point` of a linear step, `query_scale`,
         `query_zero_point`, `key_scale` and `value_scale` of an attention step, `<kind>_scale` of a table.
+        The embed step has a table for each kind that the family knows and, where the layers are wider than
+        the tables, `projection_weight` [H, E] and `projection_bias` [H], which follow the norm.
+        The head step has `rows` (`first`, `every`, `mean`, `max`), `normalize`, and of these what the model
+        has, in this order: `dense_weight`, `dense_bias`, `dense_activation`, `gamma`, `beta`, `weight`
+        (float32, or int8 with `weight_scale`), `bias`.
     """
     shape, tensors = checkpoint.shape, checkpoint.tensors
-    steps = [_embed(tensors, shape.prefix)]
     sizes = {module: (rows, columns) for _, module, rows, columns in expected_linears(shape)}
-    for layer in range(shape.num_layers):
-        names = linear_names(layer, shape.prefix)
-        linears = {
-            role: _linear(tensors, role, module, sizes[module]) for role, module in names.linears.items()
-        }
-        linears["ffn_in"]["activation"] = shape.activation
-        steps += [
-            linears["query"],
-            linears["key"],
-            linears["value"],
-            _attention(tensors, names, shape.num_heads, shape.head_dim),
-            linears["attn_out"],
-            _add_norm(tensors, names.attn_norm),
-            linears["ffn_in"],
-            linears["ffn_out"],
-            _add_norm(tensors, names.ffn_norm),
-        ]
-    steps.append(_head(tensors, shape.prefix))
+    stored = {names: _layer(tensors, names, shape, sizes) for names in shape.stored_layers}
+    layers = [step for names in shape.layers for step in stored[names]]
     return {
         "hidden_size": shape.hidden_size,
         "num_heads": shape.num_heads,
         "max_tokens": shape.max_positions,
         "norm_eps": shape.norm_eps,
-        "steps": steps,
+        "steps": [_embed(tensors, shape), *layers, _head(tensors, shape)],
     }
 
 
-def _embed(tensors: Tensors, prefix: str) -> Step:
-    names = embedding_names(prefix)
+def _embed(tensors: Tensors, shape: ModelShape) -> Step:
+    names = shape.embeddings
     step: Step = {"op": "embed"}
     for kind, module in names.tables.items():
-        step[kind] = tensors[tensor_name(module, keys.WEIGHT)]
+        first = shape.first_position if kind == "position" else 0
+        step[kind] = tensors[tensor_name(module, keys.WEIGHT)][first:]
         scale = tensors.get(tensor_name(module, keys.WEIGHT_SCALE))
         if scale is not None:
-            step[f"{kind}_scale"] = scale
+            step[f"{kind}_scale"] = scale[first:]
     step["gamma"] = tensors[tensor_name(names.norm, keys.WEIGHT)].reshape(-1)
     step["beta"] = tensors[tensor_name(names.norm, keys.BIAS)].reshape(-1)
+    if names.projection is not None:
+        step["projection_weight"] = tensors[tensor_name(names.projection, keys.WEIGHT)]
+        step["projection_bias"] = tensors[tensor_name(names.projection, keys.BIAS)]
     return step
+
+
+def _layer(
+    tensors: Tensors, names: LayerNames, shape: ModelShape, sizes: Mapping[str, tuple[int, int]]
+) -> list[Step]:
+    linears = {role: _linear(tensors, role, module, sizes[module]) for role, module in names.linears.items()}
+    linears["ffn_in"]["activation"] = shape.activation
+    return [
+        linears["query"],
+        linears["key"],
+        linears["value"],
+        _attention(tensors, names, shape.num_heads, shape.head_dim),
+        linears["attn_out"],
+        _add_norm(tensors, names.attn_norm),
+        linears["ffn_in"],
+        linears["ffn_out"],
+        _add_norm(tensors, names.ffn_norm),
+    ]
 
 
 def _linear(tensors: Tensors, role: str, module: str, size: tuple[int, int]) -> Step:
@@ -123,15 +134,31 @@ def _add_norm(tensors: Tensors, module: str) -> Step:
     }
 
 
-def _head(tensors: Tensors, prefix: str) -> Step:
-    names = head_names(prefix)
-    return {
-        "op": "head",
-        "pooler_weight": tensors[tensor_name(names.pooler, keys.WEIGHT)],
-        "pooler_bias": tensors[tensor_name(names.pooler, keys.BIAS)],
-        "weight": tensors[tensor_name(names.classifier, keys.WEIGHT)],
-        "bias": tensors[tensor_name(names.classifier, keys.BIAS)],
-    }
+def _head(tensors: Tensors, shape: ModelShape) -> Step:
+    head = shape.head
+    step: Step = {"op": "head", "rows": _rows(shape), "normalize": shape.normalize}
+    if head.dense is not None:
+        step["dense_weight"] = tensors[tensor_name(head.dense, keys.WEIGHT)]
+        step["dense_bias"] = tensors[tensor_name(head.dense, keys.BIAS)]
+        step["dense_activation"] = shape.activation if head.activation == "hidden" else head.activation
+    if head.norm is not None:
+        step["gamma"] = tensors[tensor_name(head.norm, keys.WEIGHT)]
+        step["beta"] = tensors[tensor_name(head.norm, keys.BIAS)]
+    if head.output is not None:
+        owner = head.output if head.decoder is None else shape.embeddings.word
+        step["weight"] = tensors[tensor_name(owner, keys.WEIGHT)]
+        scale = tensors.get(tensor_name(owner, keys.WEIGHT_SCALE))
+        if scale is not None:
+            step["weight_scale"] = scale
+        step["bias"] = tensors[tensor_name(head.output, keys.BIAS)]
+    return step
+
+
+def _rows(shape: ModelShape) -> str:
+    """Returns which rows of the last layer the head reads, or how it makes one of them."""
+    if shape.pooling is not None:
+        return "first" if shape.pooling == "cls" else shape.pooling
+    return "first" if shape.head.head == "sequence" else "every"
 
 
 def _number(tensors: Tensors, module: str, suffix: str) -> float:
