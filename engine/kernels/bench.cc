@@ -15,10 +15,10 @@
 #include "kernels/attention/attention.h"
 #include "kernels/attention_f32/attention_f32.h"
 #include "kernels/bench/timing.h"
+#include "kernels/dot/dot.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/epilogue/epilogue.h"
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
-#include "kernels/gemv_f32/gemv_f32.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/peak/peak.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
@@ -237,10 +237,27 @@ void bench_embedding(const EmbeddingKernel& kernel, int32_t width) {
   });
 }
 
-void bench_gemv(const GemvKernel& kernel, int32_t width) {
-  AlignedBuffer<float> w(static_cast<size_t>(width) * width), x(width), y(width);
-  const double seconds = fastest([&] { kernel.run({x.data(), w.data(), x.data(), y.data(), width, width}); });
-  std::printf("%-32s %5d %10.2f (one row of input)\n", kernel.name, width, seconds * 1e6);
+// The fill-mask head's share of a vocabulary: far more weights than the caches hold.
+void bench_dot(const DotKernel& kernel, int32_t width) {
+  constexpr int32_t kRows = 30528, kBlockRows = 64;
+  const size_t count = static_cast<size_t>(kRows) * width;
+  const AlignedBuffer<float> w(count), x(static_cast<size_t>(kTile) * width);
+  const AlignedBuffer<int8_t> w_s8(count);
+  AlignedBuffer<float> y(static_cast<size_t>(kRows) * kTile);
+  for (const bool int8 : {false, true}) {
+    std::printf("%-32s %5d", (std::string(kernel.name) + (int8 ? " int8" : " f32")).c_str(), width);
+    for (const int32_t tokens : {1, 4, 32}) {
+      const double seconds = fastest([&] {
+        for (int32_t n = 0; n < kRows; n += kBlockRows) {
+          const size_t at = static_cast<size_t>(n) * width;
+          kernel.run({x.data(), int8 ? nullptr : w.data() + at, int8 ? w_s8.data() + at : nullptr, width, kBlockRows,
+                      tokens, y.data() + n, kRows, 1});
+        }
+      });
+      std::printf(" %10.2f", seconds * 1e6);
+    }
+    std::printf(" (M = 1, 4, 32; 30528 rows)\n");
+  }
 }
 
 #define KERNEL(isa, name, pack, row, weight) {#name, isa, pack, name, {row, weight}},
@@ -269,8 +286,8 @@ constexpr LayerNormKernel kLayerNorm[] = {
 constexpr EmbeddingKernel kEmbedding[] = {
 #include "kernels/embedding/kernels.inc"
 };
-constexpr GemvKernel kGemv[] = {
-#include "kernels/gemv_f32/kernels.inc"
+constexpr DotKernel kDot[] = {
+#include "kernels/dot/kernels.inc"
 };
 #undef KERNEL
 
@@ -290,7 +307,7 @@ int run(const std::string& part) {
     for_each(kAttentionF32, [&](const AttentionF32Kernel& kernel) { bench_attention_f32(kernel, 12, width / 12); });
     for_each(kLayerNorm, [&](const LayerNormKernel& kernel) { bench_layer_norm(kernel, width); });
     for_each(kEmbedding, [&](const EmbeddingKernel& kernel) { bench_embedding(kernel, width); });
-    for_each(kGemv, [&](const GemvKernel& kernel) { bench_gemv(kernel, width); });
+    for_each(kDot, [&](const DotKernel& kernel) { bench_dot(kernel, width); });
   }
   return 0;
 }

@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
   secateur::tests::test_attention_f32(report);
   secateur::tests::test_layer_norm(report);
   secateur::tests::test_embedding(report);
-  secateur::tests::test_gemv_f32(report);
+  secateur::tests::test_dot(report);
   secateur::tests::test_peak(report);
   return report.finish();
 }

@@ -5,6 +5,7 @@
 #include "plan/linear.h"
 #include "plan/order.h"
 #include "plan/packed_model.h"
+#include "plan/packer.h"
 #include "plan/round.h"
 
 namespace secateur {
@@ -32,6 +33,11 @@ class Reader {
     return at_ < records_.size() && std::holds_alternative<Record>(records_[at_]);
   }
   bool done() const { return at_ == records_.size(); }
+  // What the head will read; there may be none.
+  HeadRows head_rows() const {
+    const HeadRecord* head = records_.empty() ? nullptr : std::get_if<HeadRecord>(&records_.back());
+    return head != nullptr ? head->rows : HeadRows::kFirst;
+  }
   // Encoder layers that are still to come.
   size_t layers_left() const {
     size_t count = 0;
@@ -62,11 +68,11 @@ Output read_by_all(const std::vector<const LinearRecord*>& readers) {
   return first != nullptr ? read_by(*first) : Output();
 }
 
-// How a norm writes its quantized form for those of its readers that are int8, which agree.
-void write_for(const std::vector<const LinearRecord*>& readers, NormStep& norm) {
-  norm.out = read_by_all(readers);
+// The hidden state as those of its readers take it that are int8, which agree.
+void write_for(const std::vector<const LinearRecord*>& readers, HiddenForm& form) {
+  form.out = read_by_all(readers);
   for (const LinearRecord* reader : readers)
-    if (is_s8(reader->weight)) norm.order.assign(reader->order.data, reader->order.data + reader->order.size());
+    if (is_s8(reader->weight)) form.order.assign(reader->order.data, reader->order.data + reader->order.size());
 }
 
 // Makes room in one of two buffers: that of quantized values or that of floats.
@@ -83,24 +89,38 @@ void check_shape(const LinearRecord& record, int64_t n, int64_t k) {
 
 }  // namespace
 
-void PackedModel::build(const PlanDescription& description) {
+void PackedModel::build(const PlanDescription& description, int32_t threads) {
   const int64_t hidden = description.hidden_size;
   check(hidden > 0 && hidden % 4 == 0 && hidden <= 16384, "hidden_size must be a multiple of 4, at most 16384");
   widths_.residual = static_cast<int32_t>(hidden);
   const float eps = description.norm_eps;
   Reader reader(description.steps);
 
-  auto embed = std::make_unique<EmbedStep>(reader.next<EmbedRecord>("the embeddings"), hidden, eps, isa_);
+  Packer packer(isa_);
+
+  const auto& embeddings = reader.next<EmbedRecord>("the embeddings");
+  const int64_t width = embeddings.projection ? embedding_width(embeddings) : hidden;
+  auto embed = std::make_unique<EmbedStep>(embeddings, width, eps, isa_);
   embed_ = embed.get();
   max_sequence_ = std::min(description.max_tokens, embed->max_positions());
   check(max_sequence_ > 0 && max_sequence_ <= (1 << 20), "the longest sequence must be 1 .. 1048576 tokens");
-  NormStep* norm = embed.get();  // the norm whose output the next projections read
+  HiddenForm* form = &embed->form;  // of whoever writes what the next projections read
   steps_.push_back(std::move(embed));
+  std::unique_ptr<QuantizeStep> quantize;
+  if (embeddings.projection) {
+    widths_.embedding = static_cast<int32_t>(width);
+    auto projection = std::make_unique<LinearStep>(Source::kEmbedding, false);
+    packer.add(*projection, projection_record(embeddings, width, hidden), Output(), {});
+    steps_.push_back(std::move(projection));
+    quantize = std::make_unique<QuantizeStep>("embeddings.quantize", hidden, isa_);
+    form = &quantize->form;
+  }
   check(reader.sees<LinearRecord>(), "the plan has no encoder layer");
+  // Past the last layer's keys and values a head over first tokens reads these only.
+  const bool only_first = reader.head_rows() == HeadRows::kFirst;
 
   while (reader.sees<LinearRecord>()) {
-    // Past the last layer's keys and values only each sequence's first token is read: by the head.
-    const bool last = reader.layers_left() == 1;
+    const bool over_first = only_first && reader.layers_left() == 1;
     const LinearRecord& query = reader.next_linear(Role::kQuery, "a query projection");
     const LinearRecord& key = reader.next_linear(Role::kKey, "a key projection");
     const LinearRecord& value = reader.next_linear(Role::kValue, "a value projection");
@@ -113,9 +133,9 @@ void PackedModel::build(const PlanDescription& description) {
 
     check(attention.num_heads > 0 && attention.num_heads <= 256 && attention.head_dim > 0 && attention.head_dim <= 256,
           attention.name + ": num_heads and head_dim must be 1 .. 256");
-    const int64_t width = attention.num_heads * attention.head_dim;
-    for (const LinearRecord* record : {&query, &key, &value}) check_shape(*record, width, hidden);
-    check_shape(attn_out, hidden, width);
+    const int64_t inner_width = attention.num_heads * attention.head_dim;
+    for (const LinearRecord* record : {&query, &key, &value}) check_shape(*record, inner_width, hidden);
+    check_shape(attn_out, hidden, inner_width);
     check_shape(ffn_in, ffn_in.n, hidden);
     check_shape(ffn_out, hidden, ffn_in.n);
     for (const LinearRecord* record : {&query, &key, &value, &ffn_in, &ffn_out}) check_order(*record, record->k);
@@ -124,70 +144,65 @@ void PackedModel::build(const PlanDescription& description) {
     const std::optional<AttentionScales>& scales = attention.scales;
     const Output query_out = scales ? written_with(scales->query, scales->query_zero_point) : Output();
     const Output context = read_by(attn_out), inner = read_by(ffn_out);
-    auto attention_step = std::make_unique<AttentionStep>(attention, context, last, isa_);
-    LinearPart query_part = make_linear_part(query, query_out, {}, isa_);
-    LinearPart key_part = make_linear_part(key, scales ? written_with(scales->key, 0) : Output(), {}, isa_);
-    LinearPart value_part =
-        make_linear_part(value, scales ? written_with(scales->value, 0) : Output(), attn_out.order, isa_);
-    write_for({&query, &key, &value}, *norm);
-    if (norm->out) widths_.hidden = widths_.residual;
-    widen(widths_.query, widths_.query_f32, query_out, width);
-    widen(widths_.key_value, widths_.key_value_f32, query_out, width);
-    widen(widths_.context, widths_.context_f32, context, width);
+    auto attention_step = std::make_unique<AttentionStep>(attention, context, over_first, isa_);
+    write_for({&query, &key, &value}, *form);
+    if (form->out) widths_.hidden = widths_.residual;
+    widen(widths_.query, widths_.query_f32, query_out, inner_width);
+    widen(widths_.key_value, widths_.key_value_f32, query_out, inner_width);
+    widen(widths_.context, widths_.context_f32, context, inner_width);
     widen(widths_.inner, widths_.inner_f32, inner, ffn_in.n);
 
     // In front of products of which any is bfloat16.
-    const auto add_round = [&](const std::vector<const LinearRecord*>& readers, Source source, bool over_first) {
+    const auto add_round = [&](const std::vector<const LinearRecord*>& readers, Source source, bool first) {
       if (std::none_of(readers.begin(), readers.end(), [](const auto* reader) { return is_bf16(reader->weight); }))
         return;
       widths_.rounded = std::max(widths_.rounded, static_cast<int32_t>(readers[0]->k));
-      steps_.push_back(std::make_unique<RoundStep>(source, readers[0]->k, over_first, isa_));
+      steps_.push_back(std::make_unique<RoundStep>(source, readers[0]->k, first, isa_));
     };
+    if (quantize != nullptr && form->out) steps_.push_back(std::move(quantize));
     auto projections = std::make_unique<LinearStep>(Source::kHidden, false);
-    if (last) {
-      steps_.push_back(std::make_unique<FirstTokenStep>(hidden, is_s8(query.weight)));
-      auto first_query = std::make_unique<LinearStep>(Source::kHidden, true);
-      projections->add(std::move(key_part));
-      projections->add(std::move(value_part));
-      first_query->add(std::move(query_part));
+    auto first_query = std::make_unique<LinearStep>(Source::kHidden, true);
+    packer.add(over_first ? *first_query : *projections, query, query_out, {});
+    packer.add(*projections, key, scales ? written_with(scales->key, 0) : Output(), {});
+    packer.add(*projections, value, scales ? written_with(scales->value, 0) : Output(), attn_out.order);
+    if (over_first) steps_.push_back(std::make_unique<FirstTokenStep>(hidden, is_s8(query.weight)));
+    if (over_first)
       add_round({&key, &value}, Source::kHidden, false);
-      steps_.push_back(std::move(projections));
+    else
+      add_round({&query, &key, &value}, Source::kHidden, false);
+    steps_.push_back(std::move(projections));
+    if (over_first) {
       add_round({&query}, Source::kHidden, true);
       steps_.push_back(std::move(first_query));
-    } else {
-      projections->add(std::move(query_part));
-      projections->add(std::move(key_part));
-      projections->add(std::move(value_part));
-      add_round({&query, &key, &value}, Source::kHidden, false);
-      steps_.push_back(std::move(projections));
     }
     steps_.push_back(std::move(attention_step));
 
     const auto add_linear = [&](const LinearRecord& record, Source source, const Output& out,
                                 const Array<uint16_t>& row_order) {
-      add_round({&record}, source, last);
-      auto step = std::make_unique<LinearStep>(source, last);
-      step->add(make_linear_part(record, out, row_order, isa_));
+      add_round({&record}, source, over_first);
+      auto step = std::make_unique<LinearStep>(source, over_first);
+      packer.add(*step, record, out, row_order);
       steps_.push_back(std::move(step));
     };
     const auto add_norm = [&](const AddNormRecord& record) {
-      auto step = std::make_unique<NormStep>(record.name, record.gamma, record.beta, hidden, eps, last, isa_);
-      norm = step.get();
+      auto step = std::make_unique<NormStep>(record, hidden, eps, over_first, isa_);
+      form = &step->form;
       steps_.push_back(std::move(step));
     };
     add_linear(attn_out, Source::kContext, Output(), {});
     add_norm(attn_norm);
-    write_for({&ffn_in}, *norm);
-    if (norm->out) widths_.hidden = widths_.residual;
+    write_for({&ffn_in}, *form);
+    if (form->out) widths_.hidden = widths_.residual;
     add_linear(ffn_in, Source::kHidden, inner, ffn_out.order);
     add_linear(ffn_out, Source::kInner, Output(), {});
     add_norm(ffn_norm);
   }
 
-  auto head = std::make_unique<HeadStep>(reader.next<HeadRecord>("the head"), hidden, isa_);
-  head_ = head.get();
-  steps_.push_back(std::move(head));
+  head_ = make_head(reader.next<HeadRecord>("the head"), embeddings.word.rows, hidden, eps, isa_, steps_);
+  widths_.head[0] = head_.widths[0];
+  widths_.head[1] = head_.widths[1];
   check(reader.done(), "the plan goes on after its head");
+  packer.run(threads);
 }
 
 }  // namespace secateur

@@ -1,6 +1,6 @@
 // What a model is, as the plan is told it: semantic steps in order, as typed records that own nothing.
-// The plan validates them, fuses them and packs what it needs; embedding tables are read in place and have to
-// outlive the plan.
+// The plan validates them, fuses them and packs what it needs; embedding tables and the weights of the head are read in
+// place and have to outlive the plan. Linear records that are the same in every field are packed once.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -14,6 +14,7 @@ template <class T>
 struct Array {
   const T* data = nullptr;
   std::vector<int64_t> shape;
+  bool operator==(const Array&) const = default;  // the same values in the same place
   int64_t size() const {
     int64_t n = 1;
     for (const int64_t d : shape) n *= d;
@@ -40,12 +41,17 @@ struct TableRecord {
 };
 
 struct EmbedRecord {
-  TableRecord word, position, token_type;
-  Array<float> gamma, beta;  // [H]
+  TableRecord word, position;             // [V, E], [P, E]
+  std::optional<TableRecord> token_type;  // [T, E]
+  Array<float> gamma, beta;               // [E]
+  struct Projection {
+    Array<float> weight, bias;  // [H, E], [H]
+  };
+  std::optional<Projection> projection;  // after the norm, where E is not H
 };
 
-enum class Role { kQuery, kKey, kValue, kAttnOut, kFfnIn, kFfnOut };
-enum class Activation { kNone, kGelu, kGeluNew, kRelu };
+enum class Role { kQuery, kKey, kValue, kAttnOut, kFfnIn, kFfnOut, kProjection };
+enum class Activation { kNone, kGelu, kGeluNew, kRelu, kTanh };  // tanh: of a head only
 
 struct LinearRecord {
   std::string name;
@@ -63,6 +69,7 @@ struct LinearRecord {
   float input_scale = 0;
   int32_t input_zero_point = 0;
   Activation activation = Activation::kNone;
+  bool operator==(const LinearRecord&) const = default;
 };
 
 struct AttentionScales {
@@ -81,10 +88,28 @@ struct AddNormRecord {
   Array<float> gamma, beta;  // [H]
 };
 
-// Pooler (where it has weights: tanh(W h + b) of each sequence's first token) and classifier.
+// Which rows of the last layer the head reads: those of each sequence's first token, of every token, or of a sequence
+// the mean or the largest values of its tokens.
+enum class HeadRows { kFirst, kEvery, kMean, kMax };
+
+// What becomes of these rows, in this order; without anything they are the outputs themselves.
 struct HeadRecord {
-  Array<float> pooler_weight, pooler_bias;  // [H, H], [H]; empty: no pooler
-  Array<float> weight, bias;                // [L, H], [L]
+  HeadRows rows = HeadRows::kFirst;
+  struct Dense {
+    Array<float> weight, bias;  // [D, H], [D]
+    Activation activation = Activation::kNone;
+  };
+  std::optional<Dense> dense;
+  struct Norm {
+    Array<float> gamma, beta;  // [D]
+  };
+  std::optional<Norm> norm;  // after a dense layer only
+  struct Output {
+    Weights weight;            // [L, D]
+    Array<float> scale, bias;  // int8 only: [L]; [L]
+  };
+  std::optional<Output> output;
+  bool normalize = false;  // each row to length 1
 };
 
 using StepRecord = std::variant<EmbedRecord, LinearRecord, AttentionRecord, AddNormRecord, HeadRecord>;

@@ -96,6 +96,8 @@ void validate(const LinearRecord& record) {
 // Of the sums of a matrix: what the reader of the output takes, which is float32 where there is no scale.
 EpilogueFn choose_epilogue(const LinearRecord& record, bool to_f32, const EpilogueForms& forms) {
   switch (record.role) {
+    case Role::kProjection:
+      return forms.f32;
     case Role::kQuery:
       return to_f32 ? forms.f32 : forms.u8;
     case Role::kKey:
@@ -115,6 +117,7 @@ EpilogueFn choose_epilogue(const LinearRecord& record, bool to_f32, const Epilog
     case Activation::kGeluNew:
       return to_f32 ? forms.gelu_f32 : forms.gelu;
     case Activation::kNone:
+    case Activation::kTanh:
       break;
   }
   throw std::invalid_argument(record.name + ": the inner projection has no activation");
@@ -130,6 +133,8 @@ Sink choose_sink(Role role) {
       return Sink::kValue;
     case Role::kFfnIn:
       return Sink::kInner;
+    case Role::kProjection:
+      return Sink::kHidden;
     default:
       return Sink::kResidual;
   }
@@ -146,7 +151,8 @@ void set_output(const LinearPart& part, int32_t tile, Rows& rows, Call& call, Ep
     AlignedBuffer<float>& to = part.sink == Sink::kQuery   ? rows.query_f32
                                : part.sink == Sink::kKey   ? call.key_f32
                                : part.sink == Sink::kValue ? call.value_f32
-                                                           : rows.inner_f32;
+                               : part.sink == Sink::kInner ? rows.inner_f32
+                                                           : rows.residual;
     args.out_f32 = to.data() + tile_start;
     return;
   }
@@ -188,7 +194,7 @@ void pack_s8(const LinearRecord& record, const Array<uint16_t>& row_order, Isa i
 
 }  // namespace
 
-LinearPart make_linear_part(const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order, Isa isa) {
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa) {
   validate(record);
   LinearPart part;
   part.name = record.name;
@@ -197,23 +203,26 @@ LinearPart make_linear_part(const LinearRecord& record, const Output& out, const
   part.out = out;
   part.sink = choose_sink(record.role);
   part.gelu = record.activation == Activation::kGeluNew ? kGeluTanh : kGeluErf;
-  const bool f32 = !is_s8(record.weight);
-  if (f32)
-    pack_f32(record, row_order, isa, part);
-  else
-    pack_s8(record, row_order, isa, part);
   const EpilogueKernels& epilogue = select_epilogue(isa);
-  part.epilogue = choose_epilogue(record, !out.has_value(), f32 ? *epilogue.f32 : *epilogue.s32);
+  part.epilogue = choose_epilogue(record, !out.has_value(), is_s8(record.weight) ? *epilogue.s32 : *epilogue.f32);
   return part;
 }
 
-void LinearStep::multiply(const LinearPart& part, const Rows& rows, int32_t block, int32_t tile, bool prefetch,
+void pack_linear_part(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part) {
+  if (is_s8(record.weight))
+    pack_s8(record, row_order, isa, part);
+  else
+    pack_f32(record, row_order, isa, part);
+}
+
+void LinearStep::multiply(const LinearPart& part, const Call& call, int32_t block, int32_t tile, bool prefetch,
                           uint8_t* acc) const {
+  const Rows& rows = over_first_ ? call.first : call.all;
   const ptrdiff_t tile_start = static_cast<ptrdiff_t>(tile) * kTile * part.k;
   const uint8_t* const packed = part.weights.data.data();
   const int32_t tokens = rows.tile_tokens(tile), chunks = part.weights.num_chunks;
   if (part.kernel_f32 != nullptr) {
-    const AlignedBuffer<float>& x = part.rounds ? rows.rounded : float_source(source_, rows);
+    const AlignedBuffer<float>& x = part.rounds ? rows.rounded : float_source(source_, call, rows);
     auto* const sums = reinterpret_cast<float*>(acc);
     for (int32_t chunk = 0; chunk < chunks; ++chunk)
       part.kernel_f32->run({packed, chunk, block, tokens, x.data() + tile_start, sums, prefetch});
@@ -231,7 +240,7 @@ void LinearStep::run(Call& call, const Worker& worker) const {
   Rows& rows = over_first_ ? call.first : call.all;
   uint8_t* const acc = call.scratch[worker.index].data();
   int64_t blocks = 0;
-  for (const LinearPart& part : parts_) blocks += part.row_blocks();
+  for (const Entry& entry : parts_) blocks += entry.part->row_blocks();
 
   // Units are (part, row block, tile) in that order: the weights of a row block stay in the first cache while the
   // tiles, which the second one holds, pass over them.
@@ -239,11 +248,12 @@ void LinearStep::run(Call& call, const Worker& worker) const {
   for (int64_t unit = begin; unit < end; ++unit) {
     const auto tile = static_cast<int32_t>(unit % rows.tiles);
     auto block = static_cast<int32_t>(unit / rows.tiles);
-    const LinearPart* part = parts_.data();
-    for (; block >= part->row_blocks(); ++part) block -= part->row_blocks();
+    const Entry* entry = parts_.data();
+    for (; block >= entry->part->row_blocks(); ++entry) block -= entry->part->row_blocks();
+    const LinearPart* const part = entry->part.get();
 
     // At the first tile the worker meets these weights for the first time.
-    multiply(*part, rows, block, tile, /*prefetch=*/tile == 0 || unit == begin, acc);
+    multiply(*part, call, block, tile, /*prefetch=*/tile == 0 || unit == begin, acc);
 
     EpilogueArgs epilogue{};
     epilogue.acc = reinterpret_cast<const int32_t*>(acc);
@@ -261,17 +271,20 @@ void LinearStep::run(Call& call, const Worker& worker) const {
 
 std::vector<StepInfo> LinearStep::info() const {
   std::vector<StepInfo> rows;
-  for (const LinearPart& part : parts_)
-    rows.push_back({part.name, part.kernel_name(), part.n, part.k, part.density,
-                    static_cast<int64_t>(part.weights.data.bytes()), part.type(), kTile, std::min(kRowBlock, part.n)});
+  for (const auto& [shared, packed_here] : parts_) {
+    const LinearPart& part = *shared;
+    const auto bytes = static_cast<int64_t>(packed_here ? part.weights.data.bytes() : 0);
+    rows.push_back({part.name, part.kernel_name(), part.n, part.k, part.density, bytes, part.type(), kTile,
+                    std::min(kRowBlock, part.n)});
+  }
   return rows;
 }
 
 StepWork LinearStep::work(const Call& call) const {
   StepWork work{(over_first_ ? call.first : call.all).tokens, 0, 0};
-  for (const LinearPart& part : parts_) {
-    work.macs += work.tokens * part.n * part.k;
-    work.executed_macs += work.tokens * part.stored;
+  for (const Entry& entry : parts_) {
+    work.macs += work.tokens * entry.part->n * entry.part->k;
+    work.executed_macs += work.tokens * entry.part->stored;
   }
   return work;
 }

@@ -8,7 +8,7 @@
 
 namespace secateur {
 
-enum class Sink { kQuery, kKey, kValue, kInner, kResidual };
+enum class Sink { kQuery, kKey, kValue, kInner, kResidual, kHidden };
 
 // One matrix, packed, with what becomes of its sums.
 struct LinearPart {
@@ -32,24 +32,33 @@ struct LinearPart {
   int32_t row_blocks() const { return (n + kRowBlock - 1) / kRowBlock; }
 };
 
-// Packs a matrix for `isa`, its output as the reader takes it (what is added to the residual is not asked) and its rows
-// in the reader's order (its own where that is empty). Validates the record and throws std::invalid_argument.
-LinearPart make_linear_part(const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order, Isa isa);
+// Validates all of a record but its weights, and says what becomes of the sums: its output as the reader takes it (what
+// is added to the residual is not asked). Throws std::invalid_argument.
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa);
 
-enum class Source { kHidden, kContext, kInner };
+// Packs the weights of that record for `isa`, its rows in the reader's order (its own where that is empty): the part
+// that takes time. Throws std::invalid_argument where they are unsound.
+void pack_linear_part(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part);
+
+enum class Source { kHidden, kContext, kInner, kEmbedding };
 
 // Where a source is kept in float32. The hidden state in float32 is the residual itself: after a norm it holds what the
 // norm wrote.
-inline const AlignedBuffer<float>& float_source(Source source, const Rows& rows) {
-  return source == Source::kHidden ? rows.residual : source == Source::kContext ? rows.context_f32 : rows.inner_f32;
+inline const AlignedBuffer<float>& float_source(Source source, const Call& call, const Rows& rows) {
+  return source == Source::kHidden    ? rows.residual
+         : source == Source::kContext ? rows.context_f32
+         : source == Source::kInner   ? rows.inner_f32
+                                      : call.embedding;
 }
 
 class LinearStep final : public Step {
  public:
   // `over_first`: only each sequence's first token is computed.
   LinearStep(Source source, bool over_first) : source_(source), over_first_(over_first) {}
-  void add(LinearPart part) { parts_.push_back(std::move(part)); }
-  std::vector<LinearPart>& parts() { return parts_; }
+  // `packed_here`: no earlier step has the same part.
+  void add(std::shared_ptr<const LinearPart> part, bool packed_here) {
+    parts_.push_back({std::move(part), packed_here});
+  }
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
@@ -57,12 +66,16 @@ class LinearStep final : public Step {
   size_t scratch_bytes(int32_t longest) const override;
 
  private:
+  struct Entry {
+    std::shared_ptr<const LinearPart> part;
+    bool packed_here;
+  };
   // The sums of one row block and tile.
-  void multiply(const LinearPart& part, const Rows& rows, int32_t block, int32_t tile, bool prefetch,
+  void multiply(const LinearPart& part, const Call& call, int32_t block, int32_t tile, bool prefetch,
                 uint8_t* acc) const;
   Source source_;
   bool over_first_;
-  std::vector<LinearPart> parts_;
+  std::vector<Entry> parts_;
 };
 
 }  // namespace secateur

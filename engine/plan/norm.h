@@ -1,51 +1,60 @@
-// Embedding, residual norm, and the choice of each sequence's first token.
+// Residual norm, quantized forms of the hidden state, and the choice of each sequence's first token.
 #pragma once
-#include "kernels/embedding/embedding.h"
+#include "kernels/epilogue/epilogue.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "plan/description.h"
 #include "plan/step.h"
 
 namespace secateur {
 
+// Gamma and beta of a norm over [size] channels, checked and kept. Throws std::invalid_argument.
+struct NormWeights {
+  NormWeights(const std::string& name, const Array<float>& gamma, const Array<float>& beta, int64_t size, float eps);
+  int32_t size() const { return static_cast<int32_t>(gamma.size()); }
+  // All that does not depend on the tile.
+  LayerNormArgs args() const;
+
+  std::vector<float> gamma, beta;
+  float eps;
+};
+
+// Throws unless there are `size` values, all of them finite.
+void check_finite(const Array<float>& values, int64_t size, const std::string& what);
+
 // Normalises the residual in place and writes it quantized for the projections that read it.
-class NormStep : public Step {
+class NormStep final : public Step {
  public:
-  NormStep(const std::string& name, const Array<float>& gamma, const Array<float>& beta, int64_t hidden, float eps,
-           bool over_first, Isa isa);
+  NormStep(const AddNormRecord& record, int64_t hidden, float eps, bool over_first, Isa isa);
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
   StepWork work(const Call& call) const override { return {(over_first_ ? call.first : call.all).tokens, 0, 0}; }
 
-  Output out;                   // of the quantized form; none where nothing reads it
-  std::vector<uint16_t> order;  // of its channels; empty: their own
-
- protected:
-  void normalise(Rows& rows, int32_t tile) const;
-  int32_t hidden() const { return static_cast<int32_t>(gamma_.size()); }
+  HiddenForm form;
 
  private:
   std::string name_;
-  std::vector<float> gamma_, beta_;
-  float eps_;
+  NormWeights weights_;
   bool over_first_;
   const LayerNormKernel* kernel_;
 };
 
-class EmbedStep final : public NormStep {
+// Quantizes the residual where no norm wrote it.
+class QuantizeStep final : public Step {
  public:
-  EmbedStep(const EmbedRecord& record, int64_t hidden, float eps, Isa isa);
+  QuantizeStep(std::string name, int64_t hidden, Isa isa);
 
   void run(Call& call, const Worker& worker) const override;
   std::vector<StepInfo> info() const override;
-  int64_t vocab_size() const { return vocab_size_; }
-  int64_t type_vocab_size() const { return type_vocab_size_; }
-  int64_t max_positions() const { return max_positions_; }
+  StepWork work(const Call& call) const override { return {call.all.tokens, 0, 0}; }
+  size_t scratch_bytes(int32_t) const override { return sizeof(float) * kRowBlock * kTile; }
+
+  HiddenForm form;
 
  private:
-  EmbeddingTable word_, position_, token_type_;
-  int64_t vocab_size_, type_vocab_size_, max_positions_;
-  const EmbeddingKernel* kernel_;
+  std::string name_;
+  std::vector<float> zeros_;  // [H], the epilogue's bias
+  const EpilogueKernels* kernel_;
 };
 
 // Copies residual and, where the query projection reads it, quantized hidden state of each sequence's first token into

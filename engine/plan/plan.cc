@@ -106,7 +106,7 @@ void Plan::validate(const Batch& batch) const {
       fail("sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens; max_tokens is " +
            std::to_string(max_tokens_));
   }
-  const int64_t vocab_size = model_->embed().vocab_size(), types = model_->embed().type_vocab_size();
+  const int64_t vocab_size = model_->embed().vocab_size(), types = model_->embed().num_token_types();
   for (int64_t t = 0; t < batch.tokens; ++t) {
     if (batch.input_ids[t] < 0 || batch.input_ids[t] >= vocab_size)
       fail("token id " + std::to_string(batch.input_ids[t]) + " at position " + std::to_string(t) +
@@ -114,12 +114,27 @@ void Plan::validate(const Batch& batch) const {
     if (batch.token_type_ids != nullptr && (batch.token_type_ids[t] < 0 || batch.token_type_ids[t] >= types))
       fail("a token type id is outside 0 .. " + std::to_string(types - 1));
   }
+  if (batch.positions == nullptr) return;
+  check(model_->head_rows() == HeadRows::kEvery,
+        "positions are for heads over every token; this one gives a row a sequence");
+  for (int32_t i = 0; i < batch.num_positions; ++i) {
+    const int32_t position = batch.positions[i];
+    if (position < 0 || position >= batch.tokens)
+      fail("position " + std::to_string(position) + " is outside the " + std::to_string(batch.tokens) + " tokens");
+    if (i > 0 && position <= batch.positions[i - 1]) fail("positions must ascend");
+  }
 }
 
-void Plan::run(const Batch& batch, float* logits) {
+int32_t Plan::output_rows(const Batch& batch) const {
+  if (batch.positions != nullptr) return batch.num_positions;
+  return model_->head_rows() == HeadRows::kEvery ? static_cast<int32_t>(batch.tokens) : batch.batch_size;
+}
+
+void Plan::run(const Batch& batch, float* output) {
   const int64_t budget = std::min(kGroupTokens * num_threads_, group_tokens());
-  const int64_t labels = model_->num_labels();
-  std::vector<int32_t> offsets;
+  const int64_t columns = model_->num_outputs();
+  std::vector<int32_t> offsets, positions;
+  int32_t next_position = 0;
   for (int32_t first = 0; first < batch.batch_size;) {
     const int32_t start = batch.offsets[first];
     int32_t last = first + 1;
@@ -127,16 +142,27 @@ void Plan::run(const Batch& batch, float* logits) {
     offsets.assign(batch.offsets + first, batch.offsets + last + 1);
     for (int32_t& offset : offsets) offset -= start;
     const int32_t* const types = batch.token_type_ids == nullptr ? nullptr : batch.token_type_ids + start;
-    run_group({batch.input_ids + start, types, offsets.data(), last - first, offsets.back()}, logits + first * labels);
+    Batch group{batch.input_ids + start, types, offsets.data(), last - first, offsets.back()};
     first = last;
+    if (batch.positions != nullptr) {
+      positions.clear();
+      for (; next_position < batch.num_positions && batch.positions[next_position] < start + group.tokens;
+           ++next_position)
+        positions.push_back(batch.positions[next_position] - start);
+      if (positions.empty()) continue;
+      group.positions = positions.data();
+      group.num_positions = static_cast<int32_t>(positions.size());
+    }
+    run_group(group, output);
+    output += output_rows(group) * columns;
   }
   if (profiling_.load(std::memory_order_relaxed)) profiled_calls_.fetch_add(1, std::memory_order_relaxed);
 }
 
-void Plan::run_group(const Batch& batch, float* logits) {
+void Plan::run_group(const Batch& batch, float* output) {
   Threads& mine = threads();
   std::unique_ptr<Call> call = take_call(mine);
-  prepare(*call, batch, logits);
+  prepare(*call, batch, output);
 
   // A caller that finds the threads at work for another runs alone: throughput is the same, nobody waits.
   std::unique_lock busy(mine.busy, std::defer_lock);
@@ -176,7 +202,7 @@ size_t Plan::arena_bytes() {
   return bytes;
 }
 
-void Plan::prepare(Call& call, const Batch& batch, float* logits) const {
+void Plan::prepare(Call& call, const Batch& batch, float* output) const {
   const auto tokens = static_cast<int32_t>(batch.tokens);
   int32_t longest = 0;
   for (int32_t s = 0; s < batch.batch_size; ++s) longest = std::max(longest, batch.offsets[s + 1] - batch.offsets[s]);
@@ -189,7 +215,9 @@ void Plan::prepare(Call& call, const Batch& batch, float* logits) const {
   call.token_type_ids = batch.token_type_ids != nullptr ? batch.token_type_ids : call.zeros.data();
   call.offsets = batch.offsets;
   call.batch_size = batch.batch_size;
-  call.logits = logits;
+  call.positions = batch.positions;
+  call.head_rows = output_rows(batch);
+  call.output = output;
   set_tokens(call.all, tokens);
   set_tokens(call.first, batch.batch_size);
   call.value_stride = value_stride(call.all.tiles);
@@ -213,6 +241,9 @@ void Plan::allot(Call& call, int32_t tokens, int32_t sequences, int32_t longest)
     bytes += reserve(call.value, static_cast<size_t>(value_stride(tiles)) * widths.key_value + 64);
   bytes += reserve(call.key_f32, slots * widths.key_value_f32) + reserve(call.value_f32, slots * widths.key_value_f32);
   bytes += reserve(call.position, slots) + reserve(call.zeros, slots);
+  bytes += reserve(call.embedding, slots * widths.embedding);
+  const auto head_rows = static_cast<size_t>(model_->head_rows() == HeadRows::kEvery ? tokens : sequences);
+  for (int i = 0; i < 2; ++i) bytes += reserve(call.head[i], head_rows * widths.head[i]);
   size_t scratch_bytes = 0;
   for (const auto& step : model_->steps()) scratch_bytes = std::max(scratch_bytes, step->scratch_bytes(longest));
   call.scratch.resize(static_cast<size_t>(num_threads_));

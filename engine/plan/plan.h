@@ -21,6 +21,9 @@ struct Batch {
   const int32_t* offsets = nullptr;         // [batch_size + 1], from 0, ascending
   int32_t batch_size = 0;
   int64_t tokens = 0;
+  // [num_positions] ascending: the tokens that a head over every token is asked for; nullptr: all of them.
+  const int32_t* positions = nullptr;
+  int32_t num_positions = 0;
 };
 
 class Plan {
@@ -33,10 +36,12 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
-  // Throws std::invalid_argument when an id, type or length is out of range.
+  // Throws std::invalid_argument when an id, type, length or position is out of range.
   void validate(const Batch& batch) const;
-  // logits: [batch_size][num_labels()]. The batch has passed validate().
-  void run(const Batch& batch, float* logits);
+  // How many rows run() gives: one a sequence, or one a token or position where the head asks every token.
+  int32_t output_rows(const Batch& batch) const;
+  // output: [output_rows(batch)][num_outputs()]. The batch has passed validate().
+  void run(const Batch& batch, float* output);
 
   const PackedModel& model() const { return *model_; }
   int32_t num_threads() const { return num_threads_; }
@@ -59,11 +64,11 @@ class Plan {
 
  private:
   struct Threads;
-  void run_group(const Batch& batch, float* logits);
+  void run_group(const Batch& batch, float* output);
   void run_steps(Call& call, Worker worker, Barrier* barrier);
   std::unique_ptr<Call> take_call(Threads& mine);
   void put_back(Threads& mine, std::unique_ptr<Call> call);
-  void prepare(Call& call, const Batch& batch, float* logits) const;
+  void prepare(Call& call, const Batch& batch, float* output) const;
   void allot(Call& call, int32_t tokens, int32_t sequences, int32_t longest) const;
   void allot_all(Call& call) const;
   int64_t group_tokens() const;

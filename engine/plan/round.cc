@@ -15,7 +15,7 @@ void RoundStep::run(Call& call, const Worker& worker) const {
     const auto tile = static_cast<int32_t>(unit / blocks), first = static_cast<int32_t>(unit % blocks) * kColumns;
     const ptrdiff_t start = static_cast<ptrdiff_t>(tile) * kTile * cols_,
                     inside = static_cast<ptrdiff_t>(first) * kTile;
-    kernel_.run({float_source(source_, rows).data() + start + inside, std::min(kColumns, cols_ - first),
+    kernel_.run({float_source(source_, call, rows).data() + start + inside, std::min(kColumns, cols_ - first),
                  rows.tile_tokens(tile), rows.rounded.data() + start + inside / share});
   }
 }

@@ -28,6 +28,7 @@ struct Rows {
 struct Widths {
   int32_t residual = 0, hidden = 0, query = 0, context = 0, inner = 0, key_value = 0;
   int32_t query_f32 = 0, context_f32 = 0, inner_f32 = 0, key_value_f32 = 0, rounded = 0;
+  int32_t embedding = 0, head[2] = {0, 0};
 };
 
 // One call's batch and memory. Reused by later calls; grows to the largest group of tokens seen.
@@ -36,11 +37,15 @@ struct Call {
   const int32_t* token_type_ids = nullptr;
   const int32_t* offsets = nullptr;  // [batch_size + 1], from 0
   int32_t batch_size = 0;
-  float* logits = nullptr;  // [batch_size][num_labels]
+  const int32_t* positions = nullptr;  // [head_rows] which tokens the head is asked for; nullptr: all that it knows
+  int32_t head_rows = 0;
+  float* output = nullptr;  // [head_rows][num_outputs]
 
   Rows all, first;
-  AlignedBuffer<int8_t> key;    // activation layout
-  AlignedBuffer<int8_t> value;  // [channel][value_stride]
+  AlignedBuffer<float> embedding;  // [tile][E][32], where a projection makes H channels of them
+  AlignedBuffer<float> head[2];    // [head_rows][width], a row a token or sequence
+  AlignedBuffer<int8_t> key;       // activation layout
+  AlignedBuffer<int8_t> value;     // [channel][value_stride]
   int64_t value_stride = 0;
   AlignedBuffer<float> key_f32, value_f32;      // layout of the residual
   AlignedBuffer<int32_t> position;              // [tokens]
@@ -59,9 +64,9 @@ struct Worker {
 // What `inspect` and the profile say about a step.
 struct StepInfo {
   std::string name, kernel;
-  int64_t n = 0, k = 0;  // products only
-  double density = 1.0;  // stored blocks over all blocks
-  int64_t packed_bytes = 0;
+  int64_t n = 0, k = 0;                    // products only
+  double density = 1.0;                    // stored blocks over all blocks
+  int64_t packed_bytes = 0;                // of weights; 0 where an earlier step or a table holds the same
   const char* type = "";                   // of its multiplications: "u8s8", "f32" or "bf16", "" where it has none
   int32_t tile_tokens = 0, tile_rows = 0;  // what the kernel gets at a time, products only
 };
@@ -88,7 +93,14 @@ class Step {
 struct OutputScale {
   float inv_scale = 1.0f;
   int32_t zero_point = 0;
+  bool operator==(const OutputScale&) const = default;
 };
 using Output = std::optional<OutputScale>;
+
+// The hidden state's quantized form, as the projections that read it take it.
+struct HiddenForm {
+  Output out;                   // none where nothing reads it
+  std::vector<uint16_t> order;  // which channel each place holds; empty: its own
+};
 
 }  // namespace secateur

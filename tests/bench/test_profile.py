@@ -97,7 +97,8 @@ def test_the_engine_counts_the_work_of_a_call(tmp_path: Path, threads: int) -> N
     assert rows["1.attention"]["macs"] == 2 * (5 + 3) * hidden
     assert rows["1.output.dense"]["macs"] == 2 * hidden * inner
     assert rows["1.output.LayerNorm"]["tokens"] == 2
-    assert rows["pooler"]["macs"] == 2 * (hidden + labels) * hidden
+    assert rows["head.dense"]["macs"] == 2 * hidden * hidden
+    assert rows["head.output"]["macs"] == 2 * labels * hidden
     dense = rows["0.output.dense"]
     assert dense["executed_macs"] == pytest.approx(dense["macs"] * dense["density"])
     assert 0 < dense["density"] < 0.7

@@ -102,7 +102,9 @@ def test_the_steps_of_a_real_plan(tmp_path: Path) -> None:
         False,
         True,
     )
-    assert by_name["pooler"].shared == "sequence"
+    assert by_name["head.rows"].shared == "sequence"
+    dense = by_name["head.dense"]
+    assert (dense.shared, dense.parts, dense.first, dense.weight_mb) == ("tile", 1, True, 4 * 32 * 32 / 1e6)
     assert call_ms(steps, FREE, threads=1, batch_size=2, seq_len=10) == pytest.approx(
         sum(step.ms for step in steps)
     )

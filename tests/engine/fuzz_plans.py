@@ -83,7 +83,7 @@ def fuzz_plan(rng: Generator) -> str:
             _must_say_something(error)
             refused += 1
         else:
-            assert logits.shape == (len(batch[2]) - 1, plan.num_labels)
+            assert logits.shape == (len(batch[2]) - 1, plan.num_outputs)
     return "plans that ran" if refused < 3 else "plans that refused every batch"
 
 

@@ -110,6 +110,6 @@ def _encode(description: Record, ids: np.ndarray, types: np.ndarray) -> np.ndarr
             case "add_norm":
                 hidden = normalise(step, hidden, eps)
             case "head":
-                pooled = np.tanh(step["pooler_weight"] @ hidden[0] + step["pooler_bias"])
+                pooled = np.tanh(step["dense_weight"] @ hidden[0] + step["dense_bias"])
                 return np.asarray(step["weight"] @ pooled + step["bias"])
     raise AssertionError("the description has no head")

@@ -103,8 +103,10 @@ def random_description(
     steps.append(
         {
             "op": "head",
-            "pooler_weight": floats(hidden, hidden, std=hidden**-0.5),
-            "pooler_bias": floats(hidden),
+            "rows": "first",
+            "dense_weight": floats(hidden, hidden, std=hidden**-0.5),
+            "dense_bias": floats(hidden),
+            "dense_activation": "tanh",
             "weight": floats(labels, hidden),
             "bias": floats(labels),
         }

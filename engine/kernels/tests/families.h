@@ -12,7 +12,7 @@ void test_attention(Report& report);
 void test_attention_f32(Report& report);
 void test_layer_norm(Report& report);
 void test_embedding(Report& report);
-void test_gemv_f32(Report& report);
+void test_dot(Report& report);
 void test_peak(Report& report);
 
 }  // namespace secateur::tests

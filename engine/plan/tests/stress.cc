@@ -24,7 +24,7 @@ class Model {
     d.max_tokens = kPositions;
     d.norm_eps = 1e-12f;
     d.steps.push_back(
-        EmbedRecord{table(kVocab), table(kPositions), table(2), floats({kHidden}, 1), floats({kHidden}, 0)});
+        EmbedRecord{table(kVocab), table(kPositions), table(2), floats({kHidden}, 1), floats({kHidden}, 0), {}});
     for (int i = 0; i < layers; ++i) {
       d.steps.push_back(linear("query", Role::kQuery, kHidden, kHidden, 0.03f));
       d.steps.push_back(linear("key", Role::kKey, kHidden, kHidden, 0.03f));
@@ -38,8 +38,10 @@ class Model {
       d.steps.push_back(linear("ffn_out", Role::kFfnOut, kHidden, kInner, 0.02f));
       d.steps.push_back(AddNormRecord{"norm", floats({kHidden}, 1), floats({kHidden}, 0)});
     }
-    d.steps.push_back(HeadRecord{floats({kHidden, kHidden}, 0), floats({kHidden}, 0), floats({kLabels, kHidden}, 0),
-                                 floats({kLabels}, 0)});
+    HeadRecord head;
+    head.dense = {floats({kHidden, kHidden}, 0), floats({kHidden}, 0), Activation::kTanh};
+    head.output = {floats({kLabels, kHidden}, 0), {}, floats({kLabels}, 0)};
+    d.steps.push_back(head);
     return d;
   }
 

@@ -16,7 +16,11 @@ _KINDS = {
     "attention": "attention",
     "layer": "norms",
     "embedding": "embeddings",
-    "gemv": "head",
+    "rows": "head",
+    "mean": "head",
+    "max": "head",
+    "dot": "head",
+    "l2": "head",
 }
 
 

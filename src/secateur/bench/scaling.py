@@ -170,11 +170,11 @@ def step_costs(
         kernel = str(rows[0]["kernel"])
         shared: Literal["tile", "head", "sequence"] = "tile"
         parts = 1
-        if kernel.startswith(("spmm", "gemm")):
+        if kernel.startswith(("spmm", "gemm", "dot")):
             parts = sum(-(-row["n"] // ROW_BLOCK) for row in rows)
         elif kernel.startswith("attention"):
             shared, parts = "head", num_heads
-        elif kernel.startswith(("gemv", "copy")):
+        elif kernel.startswith(("copy", "rows", "mean", "max")):
             shared = "sequence"
         steps.append(
             Step(

@@ -1,19 +1,19 @@
 #include <iterator>
 
-#include "kernels/gemv_f32/gemv_f32.h"
+#include "kernels/dot/dot.h"
 
 namespace secateur {
 
 namespace {
 #define KERNEL(isa, name) {#name, isa, name},
-constexpr GemvKernel kKernels[] = {
-#include "kernels/gemv_f32/kernels.inc"
+constexpr DotKernel kKernels[] = {
+#include "kernels/dot/kernels.inc"
 };
 #undef KERNEL
 }  // namespace
 
-const GemvKernel& select_gemv_f32(Isa isa) {
-  for (const GemvKernel& kernel : kKernels)
+const DotKernel& select_dot(Isa isa) {
+  for (const DotKernel& kernel : kKernels)
     if (isa_includes(isa, kernel.isa)) return kernel;
   return *(std::end(kKernels) - 1);
 }
