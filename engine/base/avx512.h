@@ -102,6 +102,12 @@ inline __m512i cvtepi8_epi32(__m128i v) {
   return bits<__m512i>(h);
 }
 
+inline __m512i cvtepu16_epi32(__m256i v) {
+  const Halves h{
+      {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1))}};
+  return bits<__m512i>(h);
+}
+
 template <int kOrder>
 __m512i shuffle_epi32(__m512i v) {
   Halves h = bits<Halves>(v);
@@ -137,6 +143,7 @@ inline __m128i maskz_loadu_epi8(uint32_t mask, const void* from) {
 #define _mm512_cvtepi32_ps(v) emulated::cvtepi32_ps(v)
 #define _mm512_cvtps_epi32(v) emulated::cvtps_epi32(v)
 #define _mm512_cvtepi8_epi32(v) emulated::cvtepi8_epi32(v)
+#define _mm512_cvtepu16_epi32(v) emulated::cvtepu16_epi32(v)
 #define _mm512_shuffle_epi32(v, order) emulated::shuffle_epi32<order>(v)
 #define _mm512_maskz_loadu_epi32(mask, from) emulated::maskz_loadu_epi32(mask, from)
 #define _mm512_mask_storeu_epi32(to, mask, v) emulated::mask_storeu_epi32(to, mask, v)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from plan_description import random_batch, random_description
+from plan_description import as_bf16, random_batch, random_description
 
 from secateur import _engine
 
@@ -57,7 +57,7 @@ NUMBERS = [
 ]
 STRINGS = ["", "query", "ffn_in", "linear", "embed", "head", "relu", "\udc80", "x" * 10000, "a\0b"]
 OTHERS = [None, True, b"query", [], {}, (), [1], object(), np.float32(1), np.int64(1)]
-DTYPES = ["i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8", ">f4", "c8", "?", "O", "U3", "V4"]
+DTYPES = ["i1", "u1", "u2", "i2", "i4", "i8", "f2", "f4", "f8", ">f4", "c8", "?", "O", "U3", "V4"]
 SPECIALS = [0, 1, -1, 127, -127, -128, 255, 1e-45, 1e-38, 1e30, 3e38, np.nan, np.inf, -np.inf]
 
 
@@ -95,7 +95,8 @@ def _description(rng: Generator) -> Record:
     heads = int(rng.integers(1, 5))
     dense = [role for role in ("query", "value", "attn_out", "ffn_in", "ffn_out") if rng.random() < 0.3]
     f32 = [part for part in FLOATS if rng.random() < 0.3] if rng.random() < 0.6 else []
-    return random_description(
+    bf16 = [part for part in FLOATS if rng.random() < 0.3] if rng.random() < 0.5 else []
+    description = random_description(
         hidden=heads * 4 * int(rng.integers(1, 9)),
         heads=heads,
         inner=4 * int(rng.integers(1, 33)),
@@ -108,6 +109,7 @@ def _description(rng: Generator) -> Record:
         seed=int(rng.integers(0, 1000)),
         f32=tuple(f32),
     )
+    return as_bf16(description, tuple(bf16))
 
 
 def _plan(rng: Generator, description: Record) -> Any:

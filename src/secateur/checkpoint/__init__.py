@@ -1,6 +1,6 @@
 """The contract between training and running: names, config, encoding, reading and writing. Free of torch."""
 
-from secateur.checkpoint.bfloat16 import BF16, from_bf16
+from secateur.checkpoint.bfloat16 import BF16
 from secateur.checkpoint.codec import (
     decode_float_weight,
     decode_weight,
@@ -52,7 +52,6 @@ __all__ = [
     "encode_float_weight",
     "encode_weight",
     "find_int8_parts",
-    "from_bf16",
     "head_names",
     "identify_checkpoint",
     "linear_names",

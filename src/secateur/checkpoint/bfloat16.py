@@ -1,4 +1,4 @@
-"""bfloat16, which numpy lacks: an array of it is one of `BF16`, a type of its own with 16 bits that are not a number."""
+"""bfloat16, which numpy lacks: `BF16` is a type of its own, whose 16 bits numpy takes for no number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["BF16", "from_bf16", "is_sound_bf16", "to_bf16", "type_name"]
 
 BF16 = np.dtype([("bf16", "<u2")])
 
-# A smaller weight is 0: what the engine's instructions do with sums below the normal range differs otherwise.
+# A smaller weight is 0: instructions differ in what they do with sums below the normal range.
 LEAST = np.float32(2.0**-50)
 
 
@@ -20,16 +20,17 @@ def type_name(dtype: np.dtype[Any]) -> str:
     return "bfloat16" if dtype == BF16 else str(dtype.name)
 
 
-def to_bf16(values: NDArray[np.float32]) -> NDArray[Any]:
-    """Rounds to bfloat16, half to even; what is smaller than 2^-50 becomes 0.
+def to_bf16(values: NDArray[np.float32], least: np.float32 = LEAST) -> NDArray[Any]:
+    """Rounds to bfloat16, half to even.
 
     Args:
         values: float32 of any shape.
+        least: What is smaller becomes 0.
 
     Returns:
         BF16 of the same shape. NaN stays NaN, and what is past the largest bfloat16 becomes infinite.
     """
-    bits = np.where(np.abs(values) < LEAST, np.float32(0), values).view(np.uint32)
+    bits = np.where(np.abs(values) < least, np.float32(0), values).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
     rounded = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
     return np.ascontiguousarray(rounded.astype(np.uint16)).view(BF16)

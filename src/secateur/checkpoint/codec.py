@@ -1,8 +1,9 @@
 """Weights to the arrays of a checkpoint and back, as pure functions.
 
 A dense matrix is one array. A sparse int8 one keeps its non-empty 1x4 blocks in row-major order beside a bit
-mask, a sparse float32 or bfloat16 one its kept weights. Both directions are exact: `decode_weight(encode_weight(w))`,
-dequantized, is the fake-quantized `w`, and `decode_float_weight(encode_float_weight(w))` is `w`, rounded where bfloat16.
+mask, a sparse float32 or bfloat16 one its kept weights. Both directions are exact:
+`decode_weight(encode_weight(w))`, dequantized, is the fake-quantized `w`, and
+`decode_float_weight(encode_float_weight(w))` is `w`, rounded where it is stored as bfloat16.
 """
 
 from __future__ import annotations
@@ -210,7 +211,9 @@ def _decode(
     """Returns the weight [N, K] and the mask [N, K / block], None where dense."""
     stored = tensors.get(WEIGHT, tensors.get(WEIGHT_VALUES))
     if stored is not None and stored.dtype != dtype:
-        raise CheckpointError(f"The weight must be {type_name(dtype)}, but this one is {type_name(stored.dtype)}.")
+        raise CheckpointError(
+            f"The weight must be {type_name(dtype)}, but this one is {type_name(stored.dtype)}."
+        )
     if WEIGHT in tensors:
         dense = tensors[WEIGHT]
         if dense.ndim != 2 or dense.shape[1] != in_features:

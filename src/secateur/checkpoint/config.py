@@ -26,8 +26,9 @@ class QuantizationConfig(BaseModel):
 
     Attributes:
         quant_method: Always "secateur".
-        format_version: 3 where the model is another one than a BERT that classifies sequences, or has bfloat16
-            weights; else 1 where everything is int8, else 2. A higher one belongs to a newer Secateur.
+        format_version: 3 where the model is another one than a BERT that classifies sequences, or has
+            bfloat16 weights; else 1 where everything is int8, else 2. A higher one belongs to a newer
+            Secateur.
         pattern: How the pruned matrices are stored; each matrix still says for itself.
         sparsity: Fraction of zeros over the pruned matrices, for information.
         weights: Linear weights: all int8 symmetric per output row, all float32, all bfloat16, or not all the

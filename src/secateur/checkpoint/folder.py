@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from secateur.checkpoint.config import QUANT_METHOD, QuantizationConfig, parse_quantization

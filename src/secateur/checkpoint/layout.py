@@ -142,7 +142,11 @@ def quantization_of(tensors: Tensors, shape: ModelShape, sparsity: float) -> Qua
     ordered = any(names.tensor_name(module, names.INPUT_ORDER) in tensors for module in modules)
     return QuantizationConfig.model_validate(
         {
-            "format_version": 3 if shape.needs_version_3 or parts.bf16 else 1 if all_int8 and not ordered else 2,
+            "format_version": 3
+            if shape.needs_version_3 or parts.bf16
+            else 1
+            if all_int8 and not ordered
+            else 2,
             "pattern": "unstructured" if sparse - parts.linears else "block4" if sparse else "dense",
             "sparsity": sparsity,
             "weights": weights,

@@ -2,7 +2,7 @@
 
 The header is checked whole before a tensor is read. Tensors are read rather than mapped: a file that is cut
 off or written to while a process uses it can then do no more than raise, where a mapping would kill the
-process or change its weights under it. Written here too, because the library's writer for numpy has no bfloat16.
+process or change its weights under it. Files are written here too: for numpy the library has no bfloat16.
 """
 
 from __future__ import annotations

@@ -29,10 +29,11 @@ def lower(checkpoint: Checkpoint) -> dict[str, Any]:
         `hidden_size`, `num_heads`, `max_tokens`, `norm_eps` and `steps`: embed; for each layer that runs
         query, key, value, attention, attn_out, add_norm, ffn_in, ffn_out, add_norm; head. Arrays are the
         checkpoint's, and layers that are shared are the same objects each time.
-        A linear step has `weight` (int8, float32 or, as uint16, bfloat16 [N, K]), or `values` and `mask` (int8
-        [B, 4] with a bit a block, or float32 or bfloat16 [B] with a bit a weight), and `bias`. What is not int8
-        lacks the entries that quantize: `scale`, `input_scale` and `input_zero_point` of a linear step, `query_scale`,
-        `query_zero_point`, `key_scale` and `value_scale` of an attention step, `<kind>_scale` of a table.
+        A linear step has `weight` (int8, float32 or, as uint16, bfloat16 [N, K]), or `values` and `mask`
+        (int8 [B, 4] with a bit a block, or float32 or bfloat16 [B] with a bit a weight), and `bias`. What is
+        not int8 lacks the entries that quantize: `scale`, `input_scale` and `input_zero_point` of a linear
+        step, `query_scale`, `query_zero_point`, `key_scale` and `value_scale` of an attention step,
+        `<kind>_scale` of a table.
         The embed step has a table for each kind that the family knows and, where the layers are wider than
         the tables, `projection_weight` [H, E] and `projection_bias` [H], which follow the norm.
         The head step has `rows` (`first`, `every`, `mean`, `max`), `normalize`, and of these what the model
