@@ -11,6 +11,7 @@ from secateur.bench import synthetic
 from secateur.bench.synthetic import SyntheticShape, write_synthetic
 from secateur.checkpoint import linear_names, read_checkpoint, tensor_name, unpack_mask
 from secateur.errors import UnsupportedError
+from secateur.runtime.engine import Engine
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +86,15 @@ def test_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, object], sai
     with pytest.raises(UnsupportedError, match=said):
         write_synthetic(tmp_path / "model", **arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("pattern", ["block4", "unstructured", "dense"])
+def test_a_bfloat16_model_runs(tmp_path: Path, pattern: str) -> None:
+    folder = write_synthetic(tmp_path / "model", "tiny", pattern=pattern, quantized=False, bf16=True)
+    assert read_checkpoint(folder).quantization.numbers == "bfloat16"
+    engine = Engine.from_pretrained(folder, num_threads=1)
+    assert np.isfinite(engine(np.full((2, 7), 5))).all()
+    types = {step["type"] for step in engine.inspect() if step["kernel"][:4] in ("spmm", "gemm")}
+    assert types == {"bf16"}
+    with pytest.raises(UnsupportedError, match="int8 or bfloat16, not both"):
+        write_synthetic(tmp_path / "other", "tiny", bf16=True)
