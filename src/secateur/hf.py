@@ -2,8 +2,8 @@
 
 The result is an ordinary float model with masks attached, and fake quantizers where the checkpoint is int8.
 It computes what the engine computes, can be trained on, saved by a Trainer, and exported again. (A model that
-is float32 throughout runs PyTorch's own functions: the engine's GELU differs from them by up to 1.4e-4. Weights
-that are bfloat16 come as the same numbers in float32; the engine also rounds what they multiply.)
+is float32 throughout runs PyTorch's own functions: the engine's GELU differs from them by up to 1.4e-4.
+Weights that are bfloat16 come as the same numbers in float32; the engine also rounds what they multiply.)
 Without this import transformers refuses the checkpoint, because one norm in it has a shape that no model has.
 """
 

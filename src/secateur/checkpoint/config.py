@@ -88,6 +88,9 @@ class _VersionOne(QuantizationConfig):
     attention: Literal["int8"] = "int8"
 
 
+_OF_VERSION: dict[int, type[QuantizationConfig]] = {1: _VersionOne, 2: _VersionTwo, 3: QuantizationConfig}
+
+
 def parse_quantization(config: Mapping[str, Any], subject: str) -> QuantizationConfig:
     """Reads and checks `quantization_config`.
 
@@ -118,7 +121,7 @@ def parse_quantization(config: Mapping[str, Any], subject: str) -> QuantizationC
             f"install the version of Secateur that wrote it, or compress the model again."
         )
     try:
-        return {1: _VersionOne, 2: _VersionTwo, 3: QuantizationConfig}[version].model_validate(entry)
+        return _OF_VERSION[version].model_validate(entry)
     except ValidationError as error:
         problems = [
             f"quantization_config.{'.'.join(map(str, item['loc']))}: "
