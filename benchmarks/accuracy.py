@@ -25,7 +25,7 @@ from secateur.bench.pretrained import packaged_minilm
 from secateur.bench.results import write_results
 from secateur.data import Splits, load_splits
 from secateur.recipe import load_recipe
-from secateur.tasks.text_classification import score
+from secateur.tasks import Encoded
 from secateur.training import compress, fine_tune
 
 _REPORTED = ("data", "model", "recipe", "seed", "epochs", "learning_rate", "batch_size", "train_rows")
@@ -67,7 +67,7 @@ def main() -> None:
             "train": len(splits.train),
             "test": len(splits.test),
             "labels": len(splits.labels),
-            "columns": list(splits.columns),
+            "columns": list(splits.columns.values()),
         },
         "seed": arguments.seed,
         "recipe": load_recipe(compressed / "recipe.yaml").model_dump(mode="json"),
@@ -100,10 +100,10 @@ def _rows(splits: Splits, done: dict[str, Any], dense: Path, compressed: Path) -
     except ImportError as error:
         print(f"no engine row: {error}", file=sys.stderr)
         return rows
-    logits = run.logits([row.text for row in splits.test])
-    apart = run.logits([row.text for row in splits.out_of_scope]) if splits.out_of_scope else None
-    scored = score(run.labels, logits, splits.test, apart)
-    rows.append({"model": "compressed", "engine": "secateur", **scored, "size_mb": _size(compressed)})
+    scored = [*splits.test, *splits.out_of_scope]
+    encoded = Encoded([], None, list(range(len(scored))))  # one a row: all that scoring logits needs
+    scores = run.task.score(scored, encoded, list(run.logits([row.text for row in scored])))
+    rows.append({"model": "compressed", "engine": "secateur", **scores, "size_mb": _size(compressed)})
     return rows
 
 

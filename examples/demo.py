@@ -34,7 +34,8 @@ from secateur.commands.console import hush_libraries, output
 from secateur.data import Splits, load_splits
 from secateur.errors import DataError, SecateurError
 from secateur.runtime.pipelines import pipeline
-from secateur.tasks.text_classification import agreement, score
+from secateur.tasks import Encoded
+from secateur.tasks.agreement import agreement
 
 if TYPE_CHECKING:
     from secateur.recipe.recipe import Recipe
@@ -234,7 +235,9 @@ def _measure(
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Timing]], dict[str, NDArray[np.float32]]]:
     """Returns the rows of the results, and timings and logits by backend."""
     encode = pipeline(candidates[-1].folder).encode
-    input_ids = encode([row.text for row in (*splits.test, *splits.out_of_scope)])
+    scored = [*splits.test, *splits.out_of_scope]
+    input_ids = encode([row.text for row in scored])
+    encoded = Encoded(input_ids, None, list(range(len(scored))))
     threads = int(describe_machine()["threads"])
     cases = standard_cases(threads)
     workers: dict[str, Worker] = {}
@@ -255,13 +258,12 @@ def _measure(
         raise AssertionError("the engine's process has loaded PyTorch")
     rows = []
     for candidate in candidates:
-        backend, count = candidate.backend, len(splits.test)
-        apart = logits[backend][count:] if splits.out_of_scope else None
+        backend = candidate.backend
         rows.append(
             {
                 "model": candidate.model,
                 "engine": candidate.engine,
-                **score(splits.labels, logits[backend][:count], splits.test, apart),
+                **splits.task.score(scored, encoded, list(logits[backend])),
                 "size_mb": round((candidate.folder / candidate.weights).stat().st_size / 1e6, 2),
                 **latency_columns(timings[backend]),
                 "load_seconds": round(workers[backend].load_seconds, 3),

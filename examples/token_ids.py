@@ -23,7 +23,7 @@ def main(folder: str) -> None:
     """
     engine = secateur.Engine.from_pretrained(folder)
     short, long = [101, 2338, 102], [101, 2338, 2033, 1037, 2795, 2005, 2048, 102]
-    together = engine([short, long])  # [2, num_labels] float32
+    together = np.asarray(engine([short, long]))  # [2, num_labels] float32
     print(engine)
     print([engine.labels[index] for index in together.argmax(axis=1)])
     assert np.array_equal(together[:1], engine([short]))

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from secateur.data import Columns, Row, read_rows
+from secateur.data import Row, load_splits, read_records, read_table
 from secateur.errors import DataError
+from secateur.tasks import TextClassification
 
 ROWS = [Row("set an alarm", "alarm"), Row('he said "hi", then left', "talk")]
+
+
+def read_rows(file: Path, **columns: str) -> tuple[list[Row], dict[str, str]]:
+    table = read_table(TextClassification, str(file), read_records(file), columns)
+    return table.rows, table.columns
 
 
 @pytest.mark.parametrize(
@@ -41,8 +47,8 @@ def test_every_form_is_read(tmp_path: Path, name: str, content: str, packed: boo
 def test_columns_are_guessed_or_given(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("id,query,Category,note\n1,hello,greet,x\n")
-    assert read_rows(file) == ([Row("hello", "greet")], Columns("query", "Category"))
-    assert read_rows(file, text="note", label="id") == ([Row("x", "1")], Columns("note", "id"))
+    assert read_rows(file) == ([Row("hello", "greet")], {"text": "query", "label": "Category"})
+    assert read_rows(file, text="note", label="id") == ([Row("x", "1")], {"text": "note", "label": "id"})
 
 
 def test_a_quote_at_the_start_of_a_tsv_text_swallows_nothing(tmp_path: Path) -> None:
@@ -61,17 +67,22 @@ def test_a_quote_at_the_start_of_a_tsv_text_swallows_nothing(tmp_path: Path) -> 
         ),
         ("a.csv", b"text,label\nhi\n", "line 2: 1 fields where the first line names 2"),
         ("a.csv", b"text,label\nhi,greet\n  ,greet\n", "line 3: 'text' is empty"),
-        ("a.csv", b"text,label\nhi,\n", "line 2: 'label' is empty"),
+        ("a.csv", b"text,label\nhi,a\nho,b\nhi,\n", "line 4: 'label' is empty"),
         ("a.csv", b"text,label\n", "holds no rows"),
         ("a.csv", b"", "holds no rows"),
         ("a.csv", b"text,label\nhi,greet\n\xff\xfe,greet\n", "line 3: the bytes are not UTF-8"),
         ("a.jsonl", b'{"text": "hi", "label": "x"}\n{"text": "hi"\n', "line 2: not valid JSON"),
         ("a.jsonl", b'{"text": "hi", "label": "x"}\n{"text": "hi"}\n', "line 2: the row has no 'label'"),
         ("a.jsonl", b'{"text": 7, "label": "x"}\n', "line 1: 'text' must be a string, but is int"),
-        ("a.jsonl", b'{"text": "hi", "label": [1]}\n', "line 1: 'label' must be a string or an integer"),
+        (
+            "a.jsonl",
+            b'{"text": "hi", "label": {}}\n',
+            "line 1: 'label' must be a string, a number or a list of",
+        ),
         ("a.jsonl", b'"hi"\n', "line 1: each row must be a JSON object"),
         ("a.json", b"[" * 100_000, "nested too deeply"),
-        ("a.parquet", b"PAR1", "unknown form"),
+        ("a.parquet", b"PAR1", "cannot be read as a data set"),
+        ("a.xlsx", b"PK", "unknown form"),
         ("a.csv.gz", b"text,label\n", "not a sound gzip file"),
         ("a.csv.gz", gzip.compress(b"text,label\nhi,greet\n" * 99)[:-9], "not a sound gzip file"),
     ],
@@ -80,7 +91,7 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, name: str, content: 
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_rows(file)
+        load_splits(file)
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:

@@ -92,14 +92,15 @@ def test_a_trained_out_of_scope_label_is_an_ordinary_one(tmp_path: Path) -> None
 def test_unusable_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist; give a data file, a folder, or the packaged set"):
         load_splits(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no train file.*Found: nothing"):
+    with pytest.raises(DataError, match=r"no train, validation or test file.*Found: nothing"):
         load_splits(tmp_path)
-    _write(tmp_path / "train.jsonl", [("x", "a"), ("y", "a")])
+    _write(tmp_path / "train.jsonl", [("x", "a"), ("y", "b")])
     with pytest.raises(DataError, match="too few rows"):
         load_splits(tmp_path)
+    _write(tmp_path / "train.jsonl", [("x", "a"), ("y", "a")])
     _write(tmp_path / "test.jsonl", [("x", "a"), ("y", "a")])
     _write(tmp_path / "dev.jsonl", [("x", "a")])
-    with pytest.raises(DataError, match="only label 'a'; at least two"):
+    with pytest.raises(DataError, match="the only label 'a'; at least two"):
         load_splits(tmp_path)
     _write(tmp_path / "train.jsonl", [("x", "a"), ("y", "b")])
     _write(tmp_path / "test.jsonl", [("x", "c")])

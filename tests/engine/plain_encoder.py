@@ -73,7 +73,9 @@ def attend(record: Record, query: np.ndarray, key: np.ndarray, value: np.ndarray
 
 
 def activate(x: np.ndarray, name: str) -> np.ndarray:
-    """GELU, its tanh form, or ReLU."""
+    """GELU, its tanh form, ReLU or tanh."""
+    if name == "tanh":
+        return np.tanh(x)
     if name == "relu":
         return np.maximum(x, 0)
     if name == "gelu_new":
@@ -89,16 +91,44 @@ def normalise(record: Record, x: np.ndarray, eps: float) -> np.ndarray:
     )
 
 
-def plain_logits(
-    description: Record, input_ids: np.ndarray, token_type_ids: np.ndarray, offsets: np.ndarray
+def head(record: Record, hidden: np.ndarray, eps: float) -> np.ndarray:
+    """What a head gives for a sequence: [rows, outputs] of its [tokens, H]."""
+    pool = {
+        "first": lambda x: x[:1],
+        "every": lambda x: x,
+        "mean": lambda x: x.mean(axis=0, keepdims=True),
+        "max": lambda x: x.max(axis=0, keepdims=True),
+    }
+    x = np.asarray(pool[record["rows"]](hidden))
+    if "dense_weight" in record:
+        x = activate(x @ record["dense_weight"].T + record["dense_bias"], record["dense_activation"])
+    if "gamma" in record:
+        x = normalise(record, x, eps)
+    if "weight" in record:
+        weight = record["weight"].astype(np.float64)
+        if "weight_scale" in record:
+            weight = weight * record["weight_scale"][:, None]
+        x = x @ weight.T + record["bias"]
+    if record.get("normalize"):
+        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return x
+
+
+def plain_outputs(
+    description: Record,
+    input_ids: np.ndarray,
+    token_type_ids: np.ndarray,
+    offsets: np.ndarray,
+    positions: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Logits [batch_size, num_labels] float64 of a ragged batch."""
-    return np.stack(
+    """Outputs [rows, outputs] float64 of a ragged batch."""
+    rows = np.concatenate(
         [
             _encode(description, input_ids[begin:end], token_type_ids[begin:end])
             for begin, end in itertools.pairwise(offsets)
         ]
     )
+    return rows if positions is None else rows[positions]
 
 
 def _encode(description: Record, ids: np.ndarray, types: np.ndarray) -> np.ndarray:
@@ -109,8 +139,12 @@ def _encode(description: Record, ids: np.ndarray, types: np.ndarray) -> np.ndarr
         found = embed[table][row].astype(np.float64)
         return found * embed[f"{table}_scale"][row, None] if f"{table}_scale" in embed else found
 
-    hidden = rows("word", ids) + rows("token_type", types) + rows("position", np.arange(len(ids)))
+    hidden = rows("word", ids) + rows("position", np.arange(len(ids)))
+    if "token_type" in embed:
+        hidden = hidden + rows("token_type", types)
     hidden = normalise(embed, hidden, eps)
+    if "projection_weight" in embed:
+        hidden = hidden @ embed["projection_weight"].T + embed["projection_bias"]
     seen: dict[str, np.ndarray] = {}
     for step in steps:
         match step["op"]:
@@ -125,6 +159,5 @@ def _encode(description: Record, ids: np.ndarray, types: np.ndarray) -> np.ndarr
             case "add_norm":
                 hidden = normalise(step, hidden, eps)
             case "head":
-                pooled = np.tanh(step["dense_weight"] @ hidden[0] + step["dense_bias"])
-                return np.asarray(step["weight"] @ pooled + step["bias"])
+                return head(step, hidden, eps)
     raise AssertionError("the description has no head")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from plan_heads import random_head
 
+STEPS_OF_A_LAYER = 9
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -22,8 +24,14 @@ def random_description(
     activation: str = "gelu",
     seed: int = 0,
     f32: tuple[str, ...] = (),
+    embedding: int | None = None,
+    token_types: bool = True,
+    head: str = "sequence",
 ) -> dict[str, Any]:
     """A plan description of an encoder with random weights; sparse but for `dense_roles`.
+
+    `embedding` is the width of tables that a projection widens to `hidden`; `head` is one of
+    `plan_heads.HEADS`.
 
     Matrices are int8 in `block4`, or float32 and unstructured where `f32` has their role ("query"), name
     ("layer.0.query") or layer ("layer.0"); so are attentions ("attention") and tables ("word").
@@ -37,8 +45,8 @@ def random_description(
     def floats(*shape: int, std: float = 1.0, mean: float = 0.0) -> np.ndarray:
         return rng.normal(mean, std, shape).astype(np.float32)
 
-    def norm() -> dict[str, np.ndarray]:
-        return {"gamma": floats(hidden, std=0.1, mean=1.0), "beta": floats(hidden, std=0.1)}
+    def norm(width: int = hidden) -> dict[str, np.ndarray]:
+        return {"gamma": floats(width, std=0.1, mean=1.0), "beta": floats(width, std=0.1)}
 
     def linear(name: str, role: str, n: int, k: int, scale: float, zero_point: int) -> dict[str, Any]:
         record: dict[str, Any] = {"op": "linear", "name": name, "role": role, "n": n, "k": k}
@@ -71,12 +79,18 @@ def random_description(
         record["input_zero_point"] = zero_point
         return record
 
-    steps: list[dict[str, Any]] = [{"op": "embed", **norm()}]
-    for table, rows in (("word", vocab), ("position", positions), ("token_type", 2)):
-        if is_f32(table):
-            steps[0][table] = floats(rows, hidden)
+    width = embedding or hidden
+    steps: list[dict[str, Any]] = [{"op": "embed", **norm(width)}]
+    if embedding is not None:
+        steps[0]["projection_weight"] = floats(hidden, width, std=width**-0.5)
+        steps[0]["projection_bias"] = floats(hidden, std=0.2)
+    for table, rows in (("word", vocab), ("position", positions), ("token_type", 2 * token_types)):
+        if rows == 0:
             continue
-        steps[0][table] = rng.integers(-127, 128, (rows, hidden)).astype(np.int8)
+        if is_f32(table):
+            steps[0][table] = floats(rows, width)
+            continue
+        steps[0][table] = rng.integers(-127, 128, (rows, width)).astype(np.int8)
         steps[0][f"{table}_scale"] = np.full(rows, 0.01, np.float32)
     for i in range(layers):
         for role in ("query", "key", "value"):
@@ -100,17 +114,7 @@ def random_description(
         steps.append(linear(f"layer.{i}.ffn_in", "ffn_in", inner, hidden, 0.03, 125))
         steps.append(linear(f"layer.{i}.ffn_out", "ffn_out", hidden, inner, 0.02, 9))
         steps.append({"op": "add_norm", "name": f"layer.{i}.ffn_norm", **norm()})
-    steps.append(
-        {
-            "op": "head",
-            "rows": "first",
-            "dense_weight": floats(hidden, hidden, std=hidden**-0.5),
-            "dense_bias": floats(hidden),
-            "dense_activation": "tanh",
-            "weight": floats(labels, hidden),
-            "bias": floats(labels),
-        }
-    )
+    steps.append(random_head(head, steps[0], hidden, labels, rng))
     return {
         "hidden_size": hidden,
         "num_heads": heads,
@@ -133,6 +137,13 @@ def as_bf16(description: dict[str, Any], bf16: tuple[str, ...]) -> dict[str, Any
         bits = step[key].view(np.uint32)
         step[key] = ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
     return {**description, "steps": steps}
+
+
+def share_layers(description: dict[str, Any]) -> dict[str, Any]:
+    """The same model with the objects of its first layer in the place of every other layer's."""
+    embed, *layers, head = description["steps"]
+    count = len(layers) // STEPS_OF_A_LAYER
+    return {**description, "steps": [embed, *layers[:STEPS_OF_A_LAYER] * count, head]}
 
 
 def with_orders(description: dict[str, Any], seed: int = 2) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain_encoder import plain_logits
+from plain_encoder import plain_outputs
 from plan_description import random_batch, random_description
 
 _engine = pytest.importorskip("secateur._engine")
@@ -45,7 +45,7 @@ def test_a_plan_computes_what_its_description_means(
 ) -> None:
     description = random_description(60, 3, 132, activation="relu", dense_roles=dense_roles, f32=f32)
     batch = random_batch([1, 2, 3] * 14 + [33, 64, 31, 32])
-    expected = plain_logits(description, *batch)
+    expected = plain_outputs(description, *batch)
     assert expected.std() > 1
     error = np.abs(np.asarray(_engine.Plan(description, None, 1).run(*batch)) - expected).max(axis=1)
     # Sums of at most 132 terms round at 6e-8 each; two layers, and logits of up to 20.
@@ -61,7 +61,7 @@ def test_a_plan_computes_what_its_description_means(
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
 def test_float_activations_are_near_the_true_ones(activation: str) -> None:
     description = random_description(activation=activation, f32=MIXES["everything"])
-    expected = plain_logits(description, *random_batch(LENGTHS))
+    expected = plain_outputs(description, *random_batch(LENGTHS))
     # 2e-4 at most at each inner activation, which an outer projection and the head add up.
     assert np.abs(run(description) - expected).max() < 2e-3
 
@@ -134,7 +134,7 @@ def test_a_matrix_without_weights_gives_its_bias() -> None:
     assert step["role"] == "value"
     step["mask"] = np.zeros_like(step["mask"])
     step["values"] = np.zeros(0, np.float32)
-    expected = plain_logits(description, *random_batch(LENGTHS))
+    expected = plain_outputs(description, *random_batch(LENGTHS))
     np.testing.assert_allclose(run(description), expected, atol=5e-5)
 
 
@@ -143,7 +143,7 @@ def test_a_long_sequence() -> None:
     batch = random_batch([512, 3])
     plan = _engine.Plan(description, None, 1)
     logits = np.asarray(plan.run(*batch))
-    np.testing.assert_allclose(logits, plain_logits(description, *batch), atol=5e-5)
+    np.testing.assert_allclose(logits, plain_outputs(description, *batch), atol=5e-5)
 
 
 def _set(step: int, **values: object) -> Any:

@@ -12,7 +12,7 @@ from tiny_checkpoint import Numbers, write_tiny_checkpoint
 from secateur import Engine
 from secateur.checkpoint import read_checkpoint
 from secateur.errors import CheckpointError, DataError, UnsupportedError
-from secateur.tasks.text_classification import agreement
+from secateur.tasks.agreement import agreement
 
 native = pytest.importorskip("secateur._engine")
 ISAS = list(native.cpu_info()["isas"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import WORDS, tiny_config, tiny_rows, tiny_tokenizer
+from tiny_training import TASK, tiny_config, tiny_rows, tiny_tokenizer
 from transformers import BertForSequenceClassification, BertModel
 
 from secateur.data import Splits
@@ -19,7 +19,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def tiny_splits() -> Splits:
-    return Splits("tiny", tiny_rows(96, 0), tiny_rows(12, 1), tiny_rows(30, 2), sorted(WORDS))
+    return Splits("tiny", TASK, tiny_rows(96, 0), tiny_rows(12, 1), tiny_rows(30, 2))
 
 
 @pytest.fixture(scope="session")

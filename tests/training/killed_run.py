@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import transformers.modeling_utils
-from tiny_training import WORDS, recipe, tiny_rows
+from tiny_training import TASK, recipe, tiny_rows
 
 import secateur.sparsity.pruner
 import secateur.training.trainer
@@ -33,7 +33,7 @@ STAGES = (
     {"type": "quantization", "start_epoch": 1.4, "freeze_epoch": 1.9},
 )
 RECIPE = recipe(*STAGES, epochs=2.5, learning_rate=2e-3, batch_size=16)
-SPLITS = Splits("tiny", tiny_rows(96, 0), tiny_rows(12, 1), tiny_rows(12, 2), sorted(WORDS))
+SPLITS = Splits("tiny", TASK, tiny_rows(96, 0), tiny_rows(12, 1), tiny_rows(12, 2))
 
 left = 0
 

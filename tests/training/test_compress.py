@@ -15,6 +15,7 @@ from secateur.data import Row, Splits
 from secateur.errors import DataError, UnsupportedError
 from secateur.hf import load_compressed
 from secateur.recipe import Recipe
+from secateur.tasks import TextClassification
 from secateur.training import compress, fine_tune
 from secateur.training.fine_tuning import evaluate
 from secateur.training.loading import load_tokenizer
@@ -89,7 +90,7 @@ stages:
     assert quantization.sparsity == pytest.approx(0.6 if pattern else 0.0, abs=1e-3)
     loaded = load_compressed(result.folder)
     tokenizer = load_tokenizer(result.folder)
-    splits = dataclasses.replace(tiny_splits, labels=checkpoint.labels)
+    splits = dataclasses.replace(tiny_splits, task=TextClassification(checkpoint.labels))
     assert evaluate(loaded, tokenizer, splits) == result.metrics["compressed"]
 
 
@@ -174,7 +175,11 @@ def test_labels_that_differ_are_refused_in_one_sentence(
 ) -> None:
     other = [Row(row.text, row.label.replace("music", "concert")) for row in tiny_splits.train]
     splits = dataclasses.replace(
-        tiny_splits, train=other, validation=[], test=[], labels=["concert", "travel", "weather"]
+        tiny_splits,
+        train=other,
+        validation=[],
+        test=[],
+        task=TextClassification(["concert", "travel", "weather"]),
     )
     with pytest.raises(DataError, match=r"does not know 'concert'; the data have no rows for 'music'"):
         compress(classifier_folder, splits, recipe(), tmp_path / "out", progress=False)

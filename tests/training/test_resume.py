@@ -16,6 +16,7 @@ from killed_run import RECIPE, SPLITS
 from tiny_training import recipe
 
 from secateur.errors import DataError, RecipeError
+from secateur.tasks import TextClassification
 from secateur.training import compress
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
@@ -153,7 +154,7 @@ def test_there_must_be_something_to_resume(classifier_folder: Path, tmp_path: Pa
 def test_a_failed_start_leaves_nothing_behind(classifier_folder: Path, tmp_path: Path) -> None:
     rows = [row._replace(label=row.label.replace("music", "concert")) for row in SPLITS.train]
     labels = ["concert", "travel", "weather"]
-    splits = dataclasses.replace(SPLITS, train=rows, validation=[], test=[], labels=labels)
+    splits = dataclasses.replace(SPLITS, train=rows, validation=[], test=[], task=TextClassification(labels))
     with pytest.raises(DataError, match="does not know 'concert'"):
         compress(classifier_folder, splits, RECIPE, tmp_path / "out", progress=False)
     assert not list(tmp_path.iterdir())

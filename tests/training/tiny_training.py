@@ -18,6 +18,7 @@ from transformers import (
 
 from secateur.data import Row
 from secateur.recipe import Recipe
+from secateur.tasks import TextClassification
 from secateur.training import CompressionCallback
 from secateur.training.encoding import EncodedRows, Padder, encode_rows
 
@@ -26,6 +27,7 @@ WORDS = {
     "music": ["song", "band", "album", "guitar", "loud"],
     "travel": ["train", "flight", "hotel", "ticket", "border"],
 }
+TASK = TextClassification(sorted(WORDS))
 FILLERS = ["the", "a", "me", "please", "now", "today", "tell", "find"]
 
 

@@ -100,7 +100,7 @@ constexpr ProductBf16Kernel kDenseBf16[] = {
 };
 #undef KERNEL
 
-bool is_wanted(const ProductBf16Kernel& kernel, const std::string& part) {
+bool runs_here(const ProductBf16Kernel& kernel, const std::string& part) {
   return (kernel.reads != Bf16Form::kPairs || has_bf16()) && is_wanted(kernel.product.name, kernel.product.isa, part);
 }
 
@@ -112,9 +112,9 @@ void bench_products_f32(const std::string& part) {
   for (const ProductF32Kernel& kernel : kDense)
     if (is_wanted(kernel.name, kernel.isa, part)) bench_product_f32(kernel, kF32, false);
   for (const ProductBf16Kernel& kernel : kSparseBf16)
-    if (is_wanted(kernel, part)) bench_product_f32(kernel.product, kBf16, true);
+    if (runs_here(kernel, part)) bench_product_f32(kernel.product, kBf16, true);
   for (const ProductBf16Kernel& kernel : kDenseBf16)
-    if (is_wanted(kernel, part)) bench_product_f32(kernel.product, kBf16, false);
+    if (runs_here(kernel, part)) bench_product_f32(kernel.product, kBf16, false);
 }
 
 }  // namespace secateur::bench

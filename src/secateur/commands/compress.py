@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.commands.console import hush_libraries, note, output, print_table
+from secateur.commands.evaluate import named_columns
 from secateur.data import load_splits
 from secateur.errors import MissingExtraError
 
@@ -42,7 +43,7 @@ def run(request: Request, text: str | None, label: str | None) -> None:
     Raises:
         SecateurError: Something that was given cannot be used; nothing is written then.
     """
-    splits = load_splits(request.data, text, label)
+    splits = load_splits(request.data, request.task, named_columns(text, label))
     hush_libraries()
     try:
         import torch

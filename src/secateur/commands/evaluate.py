@@ -14,9 +14,9 @@ from secateur.commands.console import hush_libraries, print_table, show_json
 from secateur.data import Row, Splits, load_splits
 from secateur.errors import DataError, MissingExtraError
 from secateur.runtime.pipelines import pipeline
-from secateur.tasks.text_classification import score
+from secateur.tasks import Encoded, TextClassification
 
-__all__ = ["run"]
+__all__ = ["named_columns", "run"]
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
     Raises:
         SecateurError: The model or the data cannot be used.
     """
-    splits = load_splits(data, text, label)
+    splits = load_splits(data, TextClassification, named_columns(text, label))
     rows = _rows(splits, split)
     apart = splits.out_of_scope if split == "test" else []
     texts = [row.text for row in (*rows, *apart)]
@@ -57,7 +57,8 @@ def run(
         classify = pipeline(model, num_threads=threads, isa=isa)
         labels, logits = classify.labels, classify.logits(texts)
     seconds = time.perf_counter() - start
-    scores = score(labels, logits[: len(rows)], rows, logits[len(rows) :] if apart else None)
+    features = Encoded([], None, list(range(len(texts))))  # one a row: all that scoring logits needs
+    scores = TextClassification(labels).score([*rows, *apart], features, list(logits))
     results: dict[str, Any] = {
         "model": str(model),
         "data": data,
@@ -68,6 +69,11 @@ def run(
     }
     if not show_json(json_file, results):
         _print(results)
+
+
+def named_columns(text: str | None, label: str | None) -> dict[str, str]:
+    """Returns the columns that the user names, by role."""
+    return {role: column for role, column in (("text", text), ("label", label)) if column is not None}
 
 
 def _rows(splits: Splits, split: str) -> list[Row]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from secateur.commands.console import print_table, show_json
 from secateur.errors import DataError
 from secateur.runtime.pipelines import pipeline
-from secateur.tasks.text_classification import answers
 
 __all__ = ["run"]
 
@@ -37,7 +36,7 @@ def run(
     """
     given = list(texts) if texts else _lines_of_stdin()
     classify = pipeline(model, num_threads=threads, isa=isa)
-    found = answers(classify.labels, classify.logits(given), top_k)
+    found = classify.answers(given, top_k)
     rows = [{"text": text, "answers": best} for text, best in zip(given, found, strict=True)]
     if show_json(json_file, {"predictions": rows}):
         return

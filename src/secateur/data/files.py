@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV and JSON lines, plain or gzip-compressed, with the line of every mistake."""
+"""Files to records, plain or gzip-compressed, with the line of every mistake."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from secateur.data.conll import looks_like_conll, read_conll
+from secateur.data.record import Record
+from secateur.data.squad_json import is_squad, read_squad
 from secateur.errors import DataError
-from secateur.tasks.text_classification import LABEL_COLUMNS, TEXT_COLUMNS, Row
+from secateur.tasks import Task, TokenClassification
 
-__all__ = ["SUFFIXES", "Columns", "read_rows", "suffix_of"]
+__all__ = ["SUFFIXES", "Record", "read_records", "suffix_of"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_CONLL = (".conll", ".bio", ".iob", ".iob2")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", *_CONLL)
 
 csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than one long document
-
-
-class Columns(NamedTuple):
-    """The columns that hold text and label."""
-
-    text: str
-    label: str
 
 
 def suffix_of(path: Path) -> str | None:
@@ -34,42 +31,37 @@ def suffix_of(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
-def read_rows(path: Path, text: str | None = None, label: str | None = None) -> tuple[list[Row], Columns]:
+def read_records(path: Path, task: type[Task] | None = None) -> list[Record]:
     """Reads a data file.
 
     Args:
         path: A file whose name ends in one of `SUFFIXES`, with or without `.gz`.
-        text: The column that holds the text; None looks for one of the usual names.
-        label: The column that holds the label; None looks for one of the usual names.
+        task: What it is for; decides whether `.txt` holds words with tags or a text a line. None looks.
 
     Returns:
-        The rows in the order of the file, and the columns that were read.
+        The records in the order of the file, at least one.
 
     Raises:
-        DataError: If the file cannot be read, lacks a column, or a row has no text or no label.
+        DataError: If the file cannot be read, is damaged, or holds no record.
     """
     content = _read_text(path)
     suffix = suffix_of(path)
     if suffix in (".csv", ".tsv"):
-        records = _delimited(path, content, "\t" if suffix == ".tsv" else _delimiter(content))
+        records = list(_delimited(path, content, "\t" if suffix == ".tsv" else _delimiter(content)))
+    elif suffix in _CONLL:
+        records = read_conll(path, content)
+    elif suffix == ".txt":
+        tagged = looks_like_conll(content) if task is None else task is TokenClassification
+        records = read_conll(path, content) if tagged else _lines(content)
     elif suffix is not None:
-        records = _json(path, content)
+        records = list(_json(path, content))
     else:
         raise DataError(
             f"{path} has an unknown form; files may end in {', '.join(SUFFIXES)}, each also with .gz."
         )
-    rows: list[Row] = []
-    columns: Columns | None = None
-    for line, record in records:
-        if columns is None:
-            columns = Columns(
-                _column(path, record, text, TEXT_COLUMNS, "--text"),
-                _column(path, record, label, LABEL_COLUMNS, "--label"),
-            )
-        rows.append(_row(path, line, record, columns))
-    if columns is None:
+    if not records:
         raise DataError(f"{path} holds no rows.")
-    return rows, columns
+    return records
 
 
 def _read_text(path: Path) -> str:
@@ -96,7 +88,7 @@ def _delimiter(content: str) -> str:
     return ";" if ";" in header and "," not in header else ","
 
 
-def _delimited(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _delimited(path: Path, content: str, delimiter: str) -> Iterator[Record]:
     # TSV knows no quoting: a text that merely starts with a quote must not swallow the lines after it.
     tabs = delimiter == "\t"
     lines = io.StringIO(content, newline="")
@@ -116,7 +108,7 @@ def _delimited(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, 
                     f"{len(header)}; put quotes around fields that hold the separator."
                 )
             else:
-                yield reader.line_num, dict(zip(header, cells, strict=True))
+                yield Record(reader.line_num, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}.") from None
 
@@ -129,14 +121,35 @@ def _unquote(cell: str) -> str:
     return cell
 
 
-def _json(path: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if content.lstrip().startswith("["):
-        for number, record in enumerate(_parse(path, 1, content), start=1):
-            yield number, _object(path, number, record)
+def _json(path: Path, content: str) -> Iterator[Record]:
+    whole = _parse(path, 1, content) if content.lstrip().startswith("[") else _nested(path, content)
+    if whole is not None:
+        if is_squad(whole):
+            yield from read_squad(path, whole)
+            return
+        for number, record in enumerate(whole, start=1):
+            yield Record(number, _object(path, number, record))
         return
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
-            yield number, _object(path, number, _parse(path, number, line))
+            yield Record(number, _object(path, number, _parse(path, number, line)))
+
+
+def _nested(path: Path, content: str) -> list[Any] | None:
+    """Returns the rows of a file that is one object with a list called data, as SQuAD is; else None."""
+    if suffix_of(path) != ".json":
+        return None
+    try:
+        whole = json.loads(content)
+    except (json.JSONDecodeError, RecursionError):
+        return None  # JSON lines, or a mistake that is found there
+    rows = whole.get("data") if isinstance(whole, dict) else None
+    return rows if isinstance(rows, list) else None
+
+
+def _lines(content: str) -> list[Record]:
+    lines = enumerate(content.splitlines(), start=1)
+    return [Record(number, {"text": line.strip()}) for number, line in lines if line.strip()]
 
 
 def _parse(path: Path, line: int, content: str) -> Any:
@@ -157,42 +170,3 @@ def _object(path: Path, line: int, record: Any) -> Mapping[str, Any]:
             f'{path}, line {line}: each row must be a JSON object, as {{"text": ..., "label": ...}}.'
         )
     return record
-
-
-def _column(
-    path: Path, record: Mapping[str, Any], wanted: str | None, usual: Sequence[str], option: str
-) -> str:
-    present = ", ".join(map(str, record))
-    if wanted is not None:
-        if wanted not in record:
-            raise DataError(f"{path} has no column {wanted!r}; its columns are: {present}.")
-        return wanted
-    lowered = {str(name).lower(): str(name) for name in record}
-    found = next((lowered[name] for name in usual if name in lowered), None)
-    if found is None:
-        raise DataError(
-            f"{path} has none of the columns {', '.join(usual)}; its columns are: {present}. "
-            f"Name the right one with {option}."
-        )
-    return found
-
-
-def _row(path: Path, line: int, record: Mapping[str, Any], columns: Columns) -> Row:
-    missing = [name for name in columns if record.get(name) is None]
-    if missing:
-        raise DataError(f"{path}, line {line}: the row has no {missing[0]!r}.")
-    text, label = record[columns.text], record[columns.label]
-    if not isinstance(text, str):
-        raise DataError(
-            f"{path}, line {line}: {columns.text!r} must be a string, but is {type(text).__name__}."
-        )
-    if not isinstance(label, (str, int)):
-        raise DataError(
-            f"{path}, line {line}: {columns.label!r} must be a string or an integer, "
-            f"but is {type(label).__name__}."
-        )
-    label = str(label).strip()
-    if not text.strip() or not label:
-        empty = columns.label if text.strip() else columns.text
-        raise DataError(f"{path}, line {line}: {empty!r} is empty; fill it or delete the row.")
-    return Row(text, label)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from secateur.errors import DataError
 
-__all__ = ["Ids", "RaggedBatch", "ragged_batch"]
+__all__ = ["Ids", "RaggedBatch", "flat_positions", "ragged_batch"]
 
 Ids = Sequence[Sequence[int]] | Sequence[NDArray[Any]] | NDArray[Any]
 
@@ -32,6 +32,7 @@ def ragged_batch(
     num_token_types: int,
     max_length: int,
     max_tokens: int | None = None,
+    padding_id: int | None = None,
 ) -> RaggedBatch:
     """Flattens and checks a batch.
 
@@ -43,6 +44,7 @@ def ragged_batch(
         num_token_types: Token types must be smaller.
         max_length: Most tokens a sequence may have.
         max_tokens: Most tokens that the engine takes at a time, if it has a limit.
+        padding_id: An id that must not be among the tokens, if there is one.
 
     Returns:
         The batch; it may hold no sequence at all.
@@ -77,11 +79,53 @@ def ragged_batch(
     if int(lengths.sum()) >= 2**31:
         raise DataError("The batch has 2^31 tokens or more: give it in parts.")
     _check_range(ids, vocab_size, lengths, "Token id")
+    if padding_id is not None:
+        _check_padding(ids, padding_id, lengths)
     if types is not None:
         _check_range(types, num_token_types, lengths, "Token type")
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return RaggedBatch(_as_int32(ids), None if types is None else _as_int32(types), offsets)
+
+
+def flat_positions(positions: Ids, offsets: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Turns positions within sequences to positions within a ragged batch.
+
+    Args:
+        positions: For each of B sequences ascending integers, or none.
+        offsets: [B + 1] where the sequences begin and end.
+
+    Returns:
+        [P] ascending indices of tokens, and [B + 1] the bounds of each sequence's part of them.
+
+    Raises:
+        DataError: If they are not one list a sequence, do not ascend or are out of range.
+    """
+    flat, counts = _flatten(positions, "positions")
+    sequences = len(offsets) - 1
+    if len(counts) != sequences:
+        raise DataError(
+            f"positions must be a list a sequence, but these are {len(counts)} for {sequences} sequences."
+        )
+    if flat.dtype == np.bool_:
+        raise DataError("positions must be the numbers of tokens, but is a mask: use numpy.flatnonzero.")
+    row_of = np.repeat(np.arange(sequences), counts)
+    lengths = np.diff(offsets)
+    wrong = (flat < 0) | (flat >= lengths[row_of])
+    if wrong.any():
+        worst = int(wrong.argmax())
+        row = int(row_of[worst])
+        raise DataError(
+            f"Position {int(flat[worst])} of sequence {row} is outside 0 to {int(lengths[row]) - 1}."
+        )
+    found = offsets[row_of] + flat.astype(np.int32)
+    behind = found[1:] <= found[:-1]
+    if behind.any():
+        row = int(row_of[int(behind.argmax()) + 1])
+        raise DataError(f"positions of sequence {row} must ascend, each of them once.")
+    bounds = np.zeros(sequences + 1, np.int64)
+    np.cumsum(counts, out=bounds[1:])
+    return _as_int32(found), bounds
 
 
 def _flatten(rows: Ids, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -136,6 +180,17 @@ def _check_range(values: NDArray[Any], size: int, lengths: NDArray[np.int64], na
         f"{name} {int(values[worst])} in sequence {sequence} is outside 0 to {size - 1}: "
         f"use the tokenizer of this model."
     )
+
+
+def _check_padding(ids: NDArray[Any], padding_id: int, lengths: NDArray[np.int64]) -> None:
+    """Refuses padding among the tokens of a family whose positions count the ids that are no padding."""
+    found = ids == padding_id
+    if found.any():
+        sequence = int(np.searchsorted(np.cumsum(lengths), int(found.argmax()), side="right"))
+        raise DataError(
+            f"Sequence {sequence} holds the padding id {padding_id} among its tokens, and this family of "
+            f"models has no position for it: give an attention_mask, or take the padding token out of the text."
+        )
 
 
 def _as_int32(values: NDArray[Any]) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Token ids in, logits out, on the C++ engine."""
+"""Token ids in, outputs of the model's head out, on the C++ engine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import DataError, UnsupportedError
-from secateur.runtime.batch import Ids, ragged_batch
+from secateur.runtime.batch import Ids, flat_positions, ragged_batch
 from secateur.runtime.loading import LoadedModel, load_model, native_module
 from secateur.runtime.threads import usable_threads
+from secateur.tasks.task import Head
 
 __all__ = ["Engine"]
 
@@ -26,7 +27,10 @@ class Engine:
     Attributes:
         folder: Where the checkpoint lies.
         config: Its config.json.
-        labels: The classes, in the order of the logits.
+        labels: The classes, in the order of the logits; none where the outputs have no names.
+        task_head: What the model gives: a row of logits a sequence ("sequence"), a token ("token") or a token
+            over the vocabulary ("masked"), or a vector a sequence ("embedding").
+        num_outputs: Values in a row of it.
         max_length: Most tokens a sequence may have, as far as the model goes.
         max_tokens: Most tokens that go through the layers at a time; None where no limit was given.
         vocab_size: Token ids must be smaller.
@@ -59,9 +63,11 @@ class Engine:
         self.folder = Path(folder)
         self.config = deepcopy(dict(model.config))
         self.labels = list(model.labels)
-        self.max_length = model.shape.max_positions
+        self.task_head: Head = model.shape.head.head
+        self.num_outputs = int(self._plan.num_outputs)
+        self.max_length = int(self._plan.max_sequence)
         self.max_tokens = max_tokens
-        self.vocab_size = model.shape.vocab_size
+        self.vocab_size = int(self._plan.vocab_size)
 
     @classmethod
     def from_pretrained(
@@ -96,42 +102,66 @@ class Engine:
         return cls(load_model(folder, isa), folder, num_threads, max_tokens)
 
     def __call__(
-        self, input_ids: Ids, token_type_ids: Ids | None = None, attention_mask: Ids | None = None
-    ) -> NDArray[np.float32]:
+        self,
+        input_ids: Ids,
+        token_type_ids: Ids | None = None,
+        attention_mask: Ids | None = None,
+        *,
+        positions: Ids | None = None,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """Runs a batch.
 
         Args:
             input_ids: [B, S] integers, or B sequences of any lengths; these cost no padding.
-            token_type_ids: Shaped like `input_ids`; None means 0 everywhere.
+            token_type_ids: Shaped like `input_ids`; None means 0 everywhere. Families without a table of
+                token types, as DistilBERT, do not look at them.
             attention_mask: Shaped like `input_ids`: 1 for tokens and then 0 for padding, which is dropped.
+            positions: For the heads "token" and "masked": which tokens of each sequence to give a row for, B
+                ascending lists, some of which may be empty. None asks for all, which over a vocabulary is
+                much work, and 4 bytes a word and token.
 
         Returns:
-            [B, num_labels] float32 logits.
+            For the heads "sequence" and "embedding" an array [B, num_outputs] float32. For "token" and
+            "masked" a list of B arrays, [S_i, num_outputs] float32 without padding, or with `positions` one
+            row for each.
 
         Raises:
-            DataError: If ids are out of range, a sequence is empty or too long, or the shapes differ.
+            DataError: If ids or positions are out of range, a sequence is empty or too long, the shapes
+                differ, or the head takes no positions.
             UnsupportedError: If the memory is not there, or in a forked child the threads.
         """
+        shape = self._model.shape
         batch = ragged_batch(
             input_ids,
-            token_type_ids,
+            token_type_ids if shape.num_token_types else None,
             attention_mask,
             vocab_size=self.vocab_size,
-            num_token_types=self._model.shape.num_token_types,
+            num_token_types=int(self._plan.num_token_types),
             max_length=self.max_length,
             max_tokens=self.max_tokens,
+            padding_id=shape.padding_id,
         )
+        every_token = bool(self._plan.every_token)
+        bounds: NDArray[Any] = batch.offsets
+        asked = None
+        if positions is not None:
+            if not every_token:
+                raise DataError(
+                    f"The {self.task_head} head of this model gives one row a sequence: leave positions out."
+                )
+            asked, bounds = flat_positions(positions, batch.offsets)
         if len(batch.offsets) == 1:
-            return np.zeros((0, len(self.labels)), np.float32)
+            return [] if every_token else np.zeros((0, self.num_outputs), np.float32)
         try:
-            logits: NDArray[np.float32] = self._plan.run(*batch)
+            rows: NDArray[np.float32] = self._plan.run(*batch, asked)
         except RuntimeError as error:
             raise UnsupportedError(f"This engine cannot run here: {error}.") from None
         except MemoryError:
             raise UnsupportedError(
-                "This batch needs more memory than there is: give fewer or shorter sequences."
+                "This batch needs more memory than there is: give fewer or shorter sequences, or positions "
+                "where the head takes them."
             ) from None
-        return logits
+        return np.split(rows, bounds[1:-1]) if every_token else rows
 
     def __repr__(self) -> str:
         return f"Engine({str(self.folder)!r}, num_threads={self.num_threads}, isa={self.isa!r})"

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from secateur.checkpoint.folder import TOKENIZER_FILE
 from secateur.errors import CheckpointError, DataError, UnsupportedError
 from secateur.runtime.engine import Engine
-from secateur.tasks.text_classification import Answer, answers
+from secateur.tasks import Encoded, TextClassification
+from secateur.tasks.text_classification import Answer, Row
 
 __all__ = ["TextClassificationPipeline", "pipeline"]
 
@@ -53,6 +54,7 @@ class TextClassificationPipeline:
     Attributes:
         engine: What runs the model.
         labels: The classes, in the order of the logits.
+        task: What turns logits into answers.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -65,6 +67,7 @@ class TextClassificationPipeline:
             )
         self.engine = engine
         self.labels = engine.labels
+        self.task = TextClassification(engine.labels)
         self._tokenizer = _load_tokenizer(engine)
         self._said_truncated = False
 
@@ -100,10 +103,21 @@ class TextClassificationPipeline:
         """
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise DataError(f"top_k must be a positive integer or None, but is {top_k!r}.")
-        found = answers(self.labels, self.logits(texts), top_k)
+        found = self.answers([texts] if isinstance(texts, str) else texts, top_k)
         if isinstance(texts, str):
             return found[0]
         return [best[0] for best in found] if top_k == 1 else found
+
+    def answers(self, texts: Sequence[str], top_k: int | None) -> list[list[Answer]]:
+        """Returns the likeliest labels of texts, best first: at most `top_k` each, all where it is None.
+
+        Raises:
+            DataError: If a text is empty or not a string.
+        """
+        given = list(texts)
+        encoded = Encoded(self.encode(given), None, list(range(len(given))))
+        logits = self._run(encoded.input_ids)
+        return self.task.answers([Row(text) for text in given], encoded, list(logits), top_k=top_k)
 
     def logits(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
         """Returns the logits of texts.
@@ -117,7 +131,9 @@ class TextClassificationPipeline:
         Raises:
             DataError: If a text is empty or not a string, or longer than `max_tokens`.
         """
-        sequences = self.encode(texts)
+        return self._run(self.encode(texts))
+
+    def _run(self, sequences: list[list[int]]) -> NDArray[np.float32]:
         logits = np.zeros((len(sequences), len(self.labels)), np.float32)
         for indices in _batches([len(ids) for ids in sequences]):
             logits[indices] = self.engine([sequences[index] for index in indices])

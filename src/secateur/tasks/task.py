@@ -7,13 +7,16 @@ feature, and the task turns these into answers and scores.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Encoded", "Head", "Outputs", "Task"]
 
@@ -62,6 +65,8 @@ class Task(ABC):
         optional: Roles that may be absent.
         main_metric: The entry of `score` by which models are chosen and compared; more is better.
         labels: Names of the outputs in the order of the logits; empty where they have none.
+        kinds: Ways in which rows may be meant, where there are several; the first is the usual one.
+        kind: One of `kinds`; empty where there are none.
     """
 
     name: ClassVar[str]
@@ -69,16 +74,26 @@ class Task(ABC):
     auto_class: ClassVar[str]
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
     optional: ClassVar[frozenset[str]] = frozenset()
+    kinds: ClassVar[tuple[str, ...]] = ()
 
     main_metric: str
     labels: list[str]
+    kind: str = ""
 
     # --- where a task comes from -----------------------------------
 
     @classmethod
     @abstractmethod
-    def from_rows(cls, rows: Sequence[Any]) -> Task:
+    def from_rows(
+        cls, rows: Sequence[Any], *, kind: str | None = None, names: Sequence[str] | None = None
+    ) -> Self:
         """Learns what there is to learn, as labels and kind, from training rows.
+
+        Args:
+            rows: What `parse` made of training data.
+            kind: One of `kinds`; None finds out.
+            names: Labels in their order, where a manifest or a data set on the hub names them; integers in
+                rows count places in it.
 
         Raises:
             DataError: Nothing can be learnt from these rows.
@@ -86,7 +101,7 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Task:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Takes what there is to know from a model's config.json.
 
         Raises:
@@ -98,6 +113,24 @@ class Task(ABC):
         """Returns the entries that a fine-tuned model's config gets: `id2label`, `problem_type` and so on."""
 
     # --- rows ------------------------------------------------------
+
+    @classmethod
+    def guess(cls, present: Sequence[str]) -> dict[str, str]:
+        """Finds the column of each role by its usual names, whatever their case.
+
+        Args:
+            present: The columns of a file.
+
+        Returns:
+            Role to column, for the roles that were found.
+        """
+        lowered = {name.lower(): name for name in reversed(present)}
+        found = {}
+        for role, usual in cls.columns.items():
+            name = next((lowered[name] for name in usual if name in lowered), None)
+            if name is not None:
+                found[role] = name
+        return found
 
     @classmethod
     @abstractmethod
@@ -115,10 +148,34 @@ class Task(ABC):
                 the role in quotes; the reader puts file, line and column name in front.
         """
 
+    def adapt(self, row: Any) -> Any:
+        """Brings a row that `parse` made into the form of the task's kind, as "a|b" to ("a", "b").
+
+        Raises:
+            DataError: The row is not of this kind; a clause like that of `parse`.
+        """
+        return row
+
     @classmethod
     @abstractmethod
     def key(cls, row: Any) -> str:
-        """Returns the text by which repeats and leaks between splits are found, and rows are split."""
+        """Returns the text by which repeats and contradictions are found."""
+
+    @classmethod
+    def group(cls, row: Any) -> str:
+        """Returns the text by which rows are split and leaks between splits are found; by default the key.
+
+        Rows with the same text never part where a split is set apart.
+        """
+        return cls.key(row)
+
+    @classmethod
+    def truth(cls, row: Any) -> Hashable:
+        """Returns what a row says is right, None where it says nothing.
+
+        A string is a class: where a split is set apart, every class gives its share.
+        """
+        return None
 
     # --- rows to token ids -----------------------------------------
 
@@ -190,7 +247,7 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self, rows: Sequence[Any]) -> list[str]:
-        """Returns a few lines on training rows, as their number of labels and the balance between them."""
+        """Returns a few lines on rows to learn from, as their number of labels and the balance between them."""
 
     def unknown(self, rows: Iterable[Any]) -> list[str]:
         """Returns the labels of rows that the task does not know, sorted; none by default."""

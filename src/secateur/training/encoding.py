@@ -88,7 +88,7 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str], max_
         DataError: A row's label is not among the labels.
     """
     places = {label: index for index, label in enumerate(labels)}
-    unknown = sorted({row.label for row in rows} - places.keys())
+    unknown = sorted({str(row.label) for row in rows} - places.keys())
     if unknown:
         raise DataError(
             f"The data have labels that the model does not know: {', '.join(unknown[:5])}"
@@ -110,4 +110,4 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str], max_
         _logger.warning(
             "%d of %d texts fill or exceed %d tokens; the rest is cut.", full, len(rows), max_length
         )
-    return EncodedRows([list(ids) for ids in encoded], [places[row.label] for row in rows])
+    return EncodedRows([list(ids) for ids in encoded], [places[str(row.label)] for row in rows])

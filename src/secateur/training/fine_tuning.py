@@ -12,9 +12,8 @@ from typing import Any
 
 from transformers import Trainer, set_seed
 
-from secateur.data import Row, Splits
+from secateur.data import Splits
 from secateur.errors import UnsupportedError
-from secateur.tasks.text_classification import score
 from secateur.training.arguments import quiet_transformers, training_arguments
 from secateur.training.encoding import EncodedRows, Padder, encode_rows
 from secateur.training.evaluation import predict_logits
@@ -123,18 +122,17 @@ def evaluate(network: Any, tokenizer: Any, splits: Splits) -> dict[str, Any]:
         splits: The data.
 
     Returns:
-        `validation` and `test`, as `tasks.text_classification.score` gives them.
+        `validation` and `test`, as the task's `score` gives them.
     """
     result = {}
     for name, rows in (("validation", splits.validation), ("test", splits.test)):
         if not rows:
             continue
-        logits = _logits(network, tokenizer, rows, splits)
-        apart = None
-        if name == "test" and splits.out_of_scope:
-            texts = [Row(row.text, splits.labels[0]) for row in splits.out_of_scope]
-            apart = _logits(network, tokenizer, texts, splits)
-        result[name] = score(splits.labels, logits, rows, apart)
+        given = [*rows, *splits.out_of_scope] if name == "test" else rows
+        encoded = splits.task.encode(tokenizer.backend_tokenizer, given, max_tokens(network))
+        features = EncodedRows(encoded.input_ids, [0] * len(encoded))
+        logits = predict_logits(network, features, pad_token_id=tokenizer.pad_token_id)
+        result[name] = splits.task.score(given, encoded, list(logits.numpy()))
     return result
 
 
@@ -170,8 +168,3 @@ def save_copy(folder: Path, out: Path) -> None:
 def max_tokens(network: Any) -> int:
     """Returns the most tokens a text may have."""
     return int(network.config.max_position_embeddings)
-
-
-def _logits(network: Any, tokenizer: Any, rows: list[Row], splits: Splits) -> Any:
-    encoded: EncodedRows = encode_rows(tokenizer, rows, splits.labels, max_tokens(network))
-    return predict_logits(network, encoded, pad_token_id=tokenizer.pad_token_id).numpy()

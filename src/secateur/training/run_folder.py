@@ -20,7 +20,6 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 from secateur.checkpoint.replacement import replace_folder, sync_folder
-from secateur.data import Row
 from secateur.errors import CheckpointError, RecipeError
 from secateur.training.conditions import is_whole, last_checkpoint, seed_length_groups_
 
@@ -232,11 +231,11 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             raise KeyboardInterrupt(f"Stopped after step {state.global_step}. {self._how_to_resume}")
 
 
-def fingerprint(rows: Iterable[Row]) -> str:
+def fingerprint(rows: Iterable[tuple[Any, ...]]) -> str:
     """Returns a short hash of rows, to know them again."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(repr((row.text, row.label)).encode())
+        digest.update(repr(tuple(row)).encode())
     return digest.hexdigest()[:16]
 
 

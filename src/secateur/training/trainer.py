@@ -21,6 +21,7 @@ from secateur.modeling.structure import find_projections
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import DistillationStage, Recipe, load_recipe
 from secateur.sparsity.mask import sparsity_of
+from secateur.tasks import TextClassification
 from secateur.training.arguments import quiet_transformers, training_arguments
 from secateur.training.augmentation import AugmentingPadder
 from secateur.training.callback import CompressionCallback
@@ -108,9 +109,11 @@ def compress(
         raise UnsupportedError(f"The task {task!r} is not known; supported: {', '.join(TASKS)}.")
     resolved = load_recipe(recipe if isinstance(recipe, Recipe) else os.fspath(recipe))
     check_target(out)
-    splits = data if isinstance(data, Splits) else load_splits(data)
-    if splits.train:  # a recipe that does not fit is refused now, not after minutes of fine-tuning
-        StepPlan.for_rows(resolved.stretched(len(splits.train)), len(splits.train))
+    splits = data if isinstance(data, Splits) else load_splits(data, task)
+    if not splits.train:
+        raise DataError(f"{splits.name} has no training rows: give data with a train file.")
+    # a recipe that does not fit is refused now, not after minutes of fine-tuning
+    StepPlan.for_rows(resolved.stretched(len(splits.train)), len(splits.train))
     if dense_out is not None:
         check_model_target(Path(dense_out))
     request = {
@@ -174,7 +177,7 @@ def _compress(
     dense = load_classifier(folder)
     tokenizer = load_tokenizer(folder)
     require_labels(folder, dense.config, splits.labels)
-    splits = dataclasses.replace(splits, labels=labels_of(dense.config))
+    splits = dataclasses.replace(splits, task=TextClassification.from_config(dense.config.to_dict()))
     metrics["dense"] = evaluate(dense, tokenizer, splits)
 
     resolved = resolved.stretched(len(splits.train))
