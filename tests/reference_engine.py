@@ -14,6 +14,7 @@ import numpy as np
 
 from secateur.affine import quantize
 from secateur.checkpoint import Checkpoint, decode_float_weight, decode_weight
+from secateur.checkpoint.bfloat16 import BF16, from_bf16, to_bf16
 from secateur.checkpoint.names import WEIGHT_SUFFIXES, LayerNames
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -125,6 +126,8 @@ class _Model:
             suffix: self.get(module, suffix) for suffix in WEIGHT_SUFFIXES if self.has(module, suffix)
         }
         if not self.has(module, "weight_scale"):
+            if any(tensor.dtype == BF16 for tensor in belonging.values()):
+                x = from_bf16(to_bf16(x, least=np.float32(2.0**-60)))
             exact = decode_float_weight(belonging, x.shape[1])[0].astype(np.float64)
             return (x @ exact.T).astype(np.float32) + self.get(module, "bias")
         weight = decode_weight(belonging, x.shape[1])[0].astype(np.int32)

@@ -30,7 +30,7 @@ WORDS = [
     *["book", "me", "a", "table", "for", "two", "tonight", "what", "is", "the", "time"],
 ]
 
-Numbers = Literal["int8", "float32", "mixed"]
+Numbers = Literal["int8", "float32", "mixed", "bfloat16"]
 
 QUANTIZATION: dict[Numbers, dict[str, Any]] = {
     "int8": {
@@ -64,6 +64,11 @@ QUANTIZATION: dict[Numbers, dict[str, Any]] = {
         "attention": "mixed",
     },
 }
+QUANTIZATION["bfloat16"] = QUANTIZATION["float32"] | {
+    "format_version": 3,
+    "weights": "bf16",
+    "activations": "bf16",
+}
 
 
 def int8_parts(numbers: Numbers, num_layers: int = 2, family: str = "bert", group: int = 1) -> Int8Parts:
@@ -75,13 +80,17 @@ def int8_parts(numbers: Numbers, num_layers: int = 2, family: str = "bert", grou
     kept = {
         "int8": [("query", "key", "value", "attn_out", "ffn_in", "ffn_out")] * 2,
         "float32": [(), ()],
+        "bfloat16": [(), ()],
         "mixed": [("key", "value", "attn_out", "ffn_in"), ("query", "key", "value", "ffn_out")],
     }[numbers]
     names = [linear_names(layer, family, group) for layer in range(num_layers)]
     linears = {name.linears[role] for layer, name in enumerate(names) for role in kept[layer % 2]}
-    attends = {"int8": (True, True), "float32": (False, False), "mixed": (True, False)}[numbers]
+    attends = {"int8": (True, True), "mixed": (True, False)}.get(numbers, (False, False))
     attention = {name.attention for layer, name in enumerate(names) if attends[layer % 2]}
-    return Int8Parts(frozenset(linears), frozenset(attention), numbers != "float32")
+    all_linears = {module for name in names for module in name.linears.values()}
+    bf16 = all_linears if numbers == "bfloat16" else set()
+    tables = numbers in ("int8", "mixed")
+    return Int8Parts(frozenset(linears), frozenset(attention), tables, frozenset(bf16))
 
 
 def tiny_config(numbers: Numbers = "int8", **changes: Any) -> dict[str, Any]:
@@ -172,7 +181,8 @@ def tiny_tensors(
             blocks = random.random((out_features, in_features // block)) < density
             mask = np.repeat(blocks, block, axis=1)
         if module not in int8.linears:
-            put(module, **encode_float_weight(weight, mask), bias=normal(out_features, std=0.3))
+            bf16 = module in int8.bf16
+            put(module, **encode_float_weight(weight, mask, bf16), bias=normal(out_features, std=0.3))
             continue
         scale = symmetric_scale(np.abs(weight).max(axis=1))
         put(module, **encode_weight(weight, mask, scale), weight_scale=scale)

@@ -24,6 +24,12 @@ __attribute__((always_inline)) inline __m512i dpbusd(__m512i acc, __m512i x_u8, 
   return acc;
 }
 
+// acc + x.high * w.high, rounded, + x.low * w.low, rounded: two bfloat16 in each word (AVX512_BF16).
+__attribute__((always_inline)) inline __m512 dpbf16(__m512 acc, __m512 x, __m512 w) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+  return acc;
+}
+
 }  // namespace
 }  // namespace secateur
 
@@ -36,6 +42,27 @@ namespace secateur {
 namespace {
 
 inline __m512i dpbusd(__m512i acc, __m512i x_u8, __m512i w_s8) { return _mm512_dpbusd_epi32(acc, x_u8, w_s8); }
+
+// As Intel's manual has it: denormals are taken for 0 and never made.
+inline __m512 dpbf16(__m512 acc, __m512 x, __m512 w) {
+  const auto flush = [](float v) { return __builtin_fabsf(v) < 0x1p-126f ? 0.0f : v; };
+  const auto half = [&](uint32_t word) {
+    float value;
+    __builtin_memcpy(&value, &word, sizeof(value));
+    return flush(value);
+  };
+  float sums[16];
+  uint32_t tokens[16], weights[16];
+  __builtin_memcpy(sums, &acc, sizeof(sums));
+  __builtin_memcpy(tokens, &x, sizeof(tokens));
+  __builtin_memcpy(weights, &w, sizeof(weights));
+  for (int i = 0; i < 16; ++i) {
+    const float high = __builtin_fmaf(half(tokens[i] & 0xffff0000u), half(weights[i] & 0xffff0000u), flush(sums[i]));
+    sums[i] = flush(__builtin_fmaf(half(tokens[i] << 16), half(weights[i] << 16), flush(high)));
+  }
+  __builtin_memcpy(&acc, sums, sizeof(sums));
+  return acc;
+}
 
 // What SIMDe 0.7 lacks or does otherwise (its abs_ps leaves -0 as it is), from AVX2 halves and plain loops.
 namespace emulated {
@@ -75,6 +102,12 @@ inline __m512i cvtepi8_epi32(__m128i v) {
   return bits<__m512i>(h);
 }
 
+inline __m512i cvtepu16_epi32(__m256i v) {
+  const Halves h{
+      {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1))}};
+  return bits<__m512i>(h);
+}
+
 template <int kOrder>
 __m512i shuffle_epi32(__m512i v) {
   Halves h = bits<Halves>(v);
@@ -110,6 +143,7 @@ inline __m128i maskz_loadu_epi8(uint32_t mask, const void* from) {
 #define _mm512_cvtepi32_ps(v) emulated::cvtepi32_ps(v)
 #define _mm512_cvtps_epi32(v) emulated::cvtps_epi32(v)
 #define _mm512_cvtepi8_epi32(v) emulated::cvtepi8_epi32(v)
+#define _mm512_cvtepu16_epi32(v) emulated::cvtepu16_epi32(v)
 #define _mm512_shuffle_epi32(v, order) emulated::shuffle_epi32<order>(v)
 #define _mm512_maskz_loadu_epi32(mask, from) emulated::maskz_loadu_epi32(mask, from)
 #define _mm512_mask_storeu_epi32(to, mask, v) emulated::mask_storeu_epi32(to, mask, v)

@@ -26,6 +26,22 @@ uint64_t read_xcr0() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// 1 + 2^-24 + 2^-24 is 1 only where each sum is rounded, 1 - 1 + 2^-30 is 2^-30 only where the high half comes first.
+bool adds_in_order() {
+#ifdef SECATEUR_EMULATE_AVX512
+  return true;
+#else
+  alignas(16) float sums[4] = {1.0f, 1.0f, 0.0f, 0.0f};
+  alignas(16) const uint32_t tokens[4] = {0x3f803f80u, 0x3f803f80u, 0, 0};  // 1 in each half
+  alignas(16) const uint32_t weights[4] = {0x33803380u, 0xbf803080u, 0, 0};
+  asm("vmovaps %0, %%xmm0\n\tvmovaps %1, %%xmm1\n\tvdpbf16ps %2, %%xmm1, %%xmm0\n\tvmovaps %%xmm0, %0"
+      : "+m"(sums)
+      : "m"(tokens), "m"(weights)
+      : "xmm0", "xmm1");
+  return sums[0] == 1.0f && sums[1] == 0x1p-30f;
+#endif
+}
+
 Features detect() {
   Features found;
   uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -56,11 +72,12 @@ Features detect() {
     found.avx512bf16 = found.avx512 && ((a >> 5) & 1);
   }
 #ifdef SECATEUR_EMULATE_AVX512
-  found.avx512 = found.avx512vnni = true;  // the kernels are compiled to plain code (a test build)
+  found.avx512 = found.avx512vnni = found.avx512bf16 = true;  // the kernels are compiled to plain code (a test build)
 #endif
   return found;
 }
 #else
+bool adds_in_order() { return false; }
 Features detect() { return {}; }
 #endif
 
@@ -143,6 +160,11 @@ bool isa_includes(Isa chosen, Isa kernel) {
     default:
       return false;
   }
+}
+
+bool has_bf16() {
+  static const bool found = features().avx512bf16 && adds_in_order();
+  return found;
 }
 
 std::vector<std::string> cpu_features() {

@@ -20,6 +20,10 @@ Isa resolve_isa(const char* name);
 // Whether a kernel written for `kernel` runs where `chosen` was chosen.
 bool isa_includes(Isa chosen, Isa kernel);
 
+// Whether AVX512_BF16's vdpbf16ps is there and adds its two products one after the other, the high one first: the
+// order in which all other kernels add (kernels/product_bf16.h). It is beside the sets: SECATEUR_ISA does not name it.
+bool has_bf16();
+
 // Names of the CPU features that matter here, and the CPU's brand string.
 std::vector<std::string> cpu_features();
 std::string cpu_brand();

@@ -99,19 +99,29 @@ class DescriptionReader {
     return array<T>(record, key);
   }
 
-  // int8 or float32: the array's own type decides.
+  // int8, float32 or, as uint16, bfloat16: the array's own type decides.
   Weights weights(const nb::dict& record, const char* key) {
     const nb::object given = item(record, key);
     if (NumpyArray<int8_t> view; nb::try_cast(given, view, /*convert=*/false)) return array<int8_t>(record, key);
     if (NumpyArray<float> view; nb::try_cast(given, view, /*convert=*/false)) return array<float>(record, key);
+    if (NumpyArray<uint16_t> view; nb::try_cast(given, view, /*convert=*/false)) {
+      const Array<uint16_t> bits = array<uint16_t>(record, key);
+      return Array<Bf16>{reinterpret_cast<const Bf16*>(bits.data), bits.shape};
+    }
     throw std::invalid_argument("a plan step's '" + std::string(key) +
-                                "' is not a contiguous array of its type, int8 or float32");
+                                "' is not a contiguous array of its type, int8, float32 or uint16 (bfloat16)");
+  }
+  // Outside of linear steps there is no bfloat16.
+  Weights weights_but_bf16(const nb::dict& record, const char* key, const std::string& what) {
+    Weights result = weights(record, key);
+    if (is_bf16(result)) throw std::invalid_argument(what + " is bfloat16, and may be int8 or float32");
+    return result;
   }
 
   TableRecord table(const nb::dict& record, const char* rows) {
     const std::string scale = std::string(rows) + "_scale";
     TableRecord result;
-    result.rows = weights(record, rows);
+    result.rows = weights_but_bf16(record, rows, "the table '" + std::string(rows) + "'");
     in_place_.append(item(record, rows));
     if (is_f32(result.rows)) {
       refuse(record, "the table '" + std::string(rows) + "' is float32 and", {scale.c_str()});
@@ -135,8 +145,9 @@ class DescriptionReader {
     result.mask = optional_array<uint8_t>(record, "mask");
     result.weight = weights(record, result.mask.data != nullptr ? "values" : "weight");
     result.bias = array<float>(record, "bias");
-    if (is_f32(result.weight)) {
-      refuse(record, result.name + " is float32 and", {"scale", "input_scale", "input_zero_point", "order"});
+    if (!is_s8(result.weight)) {
+      refuse(record, result.name + (is_bf16(result.weight) ? " is bfloat16 and" : " is float32 and"),
+             {"scale", "input_scale", "input_zero_point", "order"});
     } else {
       result.scale = array<float>(record, "scale");
       result.input_scale = value<float>(record, "input_scale");
@@ -202,7 +213,8 @@ class DescriptionReader {
     if (has(record, "gamma") || has(record, "beta"))
       result.norm = {array<float>(record, "gamma"), array<float>(record, "beta")};
     if (has(record, "weight")) {
-      HeadRecord::Output output{weights(record, "weight"), {}, array<float>(record, "bias")};
+      HeadRecord::Output output{
+          weights_but_bf16(record, "weight", "a head's 'weight'"), {}, array<float>(record, "bias")};
       if (is_f32(output.weight))
         refuse(record, "a head whose 'weight' is float32", {"weight_scale"});
       else

@@ -22,12 +22,13 @@ namespace {
 
 class PyModel {
  public:
-  PyModel(const nb::dict& description, const std::optional<std::string>& isa) {
+  PyModel(const nb::dict& description, const std::optional<std::string>& isa, int32_t packing_threads = 0) {
+    if (packing_threads < 0) throw std::invalid_argument("packing_threads must not be negative");
     const ReadDescription read = read_description(description);
     const Isa chosen = resolve_isa(isa.value_or("").c_str());
     {
       nb::gil_scoped_release release;
-      packed_ = std::make_shared<const PackedModel>(read.records, chosen);
+      packed_ = std::make_shared<const PackedModel>(read.records, chosen, packing_threads);
     }
     in_place_ = read.in_place;
   }
@@ -151,15 +152,17 @@ nb::dict cpu_info() {
 
 nb::dict measure_peaks(const std::string& name) {
   const Isa isa = resolve_isa(name.c_str());
-  double rates[2];
+  double rates[3];
   {
     nb::gil_scoped_release release;
     rates[0] = measure_peak(select_peak(kU8S8, isa));
     rates[1] = measure_peak(select_peak(kF32, isa));
+    rates[2] = measure_peak(select_peak(kBf16, isa));
   }
   nb::dict peaks;
   peaks["u8s8"] = rates[0];
   peaks["f32"] = rates[1];
+  peaks["bf16"] = rates[2];
   return peaks;
 }
 
@@ -169,20 +172,22 @@ nb::dict measure_peaks(const std::string& name) {
 NB_MODULE(_engine, m) {
   using secateur::PyModel;
   using secateur::PyPlan;
-  m.doc() = "Sparse inference engine, int8 and float32, for BERT-family encoders.";
+  m.doc() = "Sparse inference engine, int8, bfloat16 and float32, for BERT-family encoders.";
   m.def("cpu_info", &secateur::cpu_info,
         "Brand, features, instruction sets this CPU can run (best first) and CPUs this process may use.");
   m.def(
       "resolve_isa", [](const std::string& name) { return secateur::isa_name(secateur::resolve_isa(name.c_str())); },
       "name"_a = "", "The instruction set of that name; '' takes SECATEUR_ISA, else the best. Raises ValueError.");
   m.def("measure_peak", &secateur::measure_peaks, "isa"_a = "",
-        "GMAC/s that one thread reaches on registers with what that instruction set has, by type: u8s8 and f32. Takes "
-        "some 50 ms. Raises ValueError.");
+        "GMAC/s that one thread reaches on registers with what that instruction set has, by type: u8s8, f32 and bf16. "
+        "Takes some 75 ms. Raises ValueError.");
   using IsaName = std::optional<std::string>;
   using MaxTokens = std::optional<int64_t>;
   nb::class_<PyModel>(m, "Model")
-      .def(nb::init<const nb::dict&, const IsaName&>(), "description"_a, "isa"_a = nb::none(),
-           "Packs a model's weights: plans share them. Raises ValueError where the description is unsound.")
+      .def(nb::init<const nb::dict&, const IsaName&, int32_t>(), "description"_a, "isa"_a = nb::none(),
+           "packing_threads"_a = 0,
+           "Packs a model's weights: plans share them. Takes at most 8 threads to it (0: as the CPUs that the process "
+           "may use), which are gone afterwards. Raises ValueError where the description is unsound.")
       .def_prop_ro("isa", [](const PyModel& p) { return secateur::isa_name(p->isa()); });
   nb::class_<PyPlan>(m, "Plan")
       .def(nb::init<const PyModel&, int32_t, MaxTokens>(), "model"_a, "num_threads"_a = 1, "max_tokens"_a = nb::none(),

@@ -21,6 +21,7 @@
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/peak/peak.h"
+#include "kernels/round_bf16/round_bf16.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
 
 namespace secateur::bench {
@@ -222,6 +223,17 @@ void bench_layer_norm(const LayerNormKernel& kernel, int32_t width) {
   });
 }
 
+void bench_round(const RoundBf16Kernel& kernel, int32_t width) {
+  AlignedBuffer<float> x(static_cast<size_t>(width) * kTokens[2]), out(x.size());
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) * 0.3f - 2.0f;
+  print_times(kernel.name, width, [&](int32_t tokens) {
+    for (int32_t t = 0; t < tokens; t += kTile) {
+      const size_t tile = static_cast<size_t>(t) * width;
+      kernel.run({x.data() + tile, width, std::min(tokens - t, kTile), out.data() + tile});
+    }
+  });
+}
+
 void bench_embedding(const EmbeddingKernel& kernel, int32_t width) {
   constexpr int32_t kRows = 4096;
   const auto rows = random_buffer<int8_t>(static_cast<size_t>(kRows) * width, -127, 127, 7);
@@ -291,6 +303,12 @@ constexpr DotKernel kDot[] = {
 };
 #undef KERNEL
 
+#define KERNEL(isa, name, form) {#name, isa, form, name},
+constexpr RoundBf16Kernel kRound[] = {
+#include "kernels/round_bf16/kernels.inc"
+};
+#undef KERNEL
+
 int run(const std::string& part) {
   const auto for_each = [&](const auto& kernels, auto bench) {
     for (const auto& kernel : kernels)
@@ -306,6 +324,7 @@ int run(const std::string& part) {
     for_each(kAttention, [&](const AttentionKernel& kernel) { bench_attention(kernel, 12, width / 12); });
     for_each(kAttentionF32, [&](const AttentionF32Kernel& kernel) { bench_attention_f32(kernel, 12, width / 12); });
     for_each(kLayerNorm, [&](const LayerNormKernel& kernel) { bench_layer_norm(kernel, width); });
+    for_each(kRound, [&](const RoundBf16Kernel& kernel) { bench_round(kernel, width); });
     for_each(kEmbedding, [&](const EmbeddingKernel& kernel) { bench_embedding(kernel, width); });
     for_each(kDot, [&](const DotKernel& kernel) { bench_dot(kernel, width); });
   }

@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
   secateur::tests::Report report(argc > 1 ? argv[1] : "");
   secateur::tests::test_products(report);
   secateur::tests::test_products_f32(report);
+  secateur::tests::test_products_bf16(report);
   secateur::tests::test_epilogue(report);
   secateur::tests::test_attention(report);
   secateur::tests::test_attention_f32(report);

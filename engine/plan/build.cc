@@ -5,6 +5,8 @@
 #include "plan/linear.h"
 #include "plan/order.h"
 #include "plan/packed_model.h"
+#include "plan/packer.h"
+#include "plan/round.h"
 
 namespace secateur {
 namespace {
@@ -50,38 +52,14 @@ class Reader {
 
 Output written_with(float scale, int32_t zero_point) { return OutputScale{1.0f / scale, zero_point}; }
 Output read_by(const LinearRecord& reader) {
-  return is_f32(reader.weight) ? Output() : written_with(reader.input_scale, reader.input_zero_point);
+  return !is_s8(reader.weight) ? Output() : written_with(reader.input_scale, reader.input_zero_point);
 }
-
-// Packs each matrix once, however many layers share it. Two of a sort are the same record with the same reader.
-class Packer {
- public:
-  explicit Packer(Isa isa) : isa_(isa) {}
-  void add(LinearStep& step, const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order) {
-    for (const Packed& packed : packed_)
-      if (packed.out == out && packed.row_order == row_order && packed.record == record)
-        return step.add(packed.part, /*packed_here=*/false);
-    packed_.push_back(
-        {record, out, row_order, std::make_shared<const LinearPart>(make_linear_part(record, out, row_order, isa_))});
-    step.add(packed_.back().part, /*packed_here=*/true);
-  }
-
- private:
-  struct Packed {
-    LinearRecord record;
-    Output out;
-    Array<uint16_t> row_order;
-    std::shared_ptr<const LinearPart> part;
-  };
-  Isa isa_;
-  std::vector<Packed> packed_;
-};
 
 // The projections of an attention read one hidden state: those in int8 have to agree on its scale.
 Output read_by_all(const std::vector<const LinearRecord*>& readers) {
   const LinearRecord* first = nullptr;
   for (const LinearRecord* reader : readers) {
-    if (is_f32(reader->weight)) continue;
+    if (!is_s8(reader->weight)) continue;
     if (first == nullptr) first = reader;
     check(reader->input_scale == first->input_scale && reader->input_zero_point == first->input_zero_point,
           reader->name + ": query, key and value must share their input's scale and zero point");
@@ -94,7 +72,7 @@ Output read_by_all(const std::vector<const LinearRecord*>& readers) {
 void write_for(const std::vector<const LinearRecord*>& readers, HiddenForm& form) {
   form.out = read_by_all(readers);
   for (const LinearRecord* reader : readers)
-    if (!is_f32(reader->weight)) form.order.assign(reader->order.data, reader->order.data + reader->order.size());
+    if (is_s8(reader->weight)) form.order.assign(reader->order.data, reader->order.data + reader->order.size());
 }
 
 // Makes room in one of two buffers: that of quantized values or that of floats.
@@ -111,7 +89,7 @@ void check_shape(const LinearRecord& record, int64_t n, int64_t k) {
 
 }  // namespace
 
-void PackedModel::build(const PlanDescription& description) {
+void PackedModel::build(const PlanDescription& description, int32_t threads) {
   const int64_t hidden = description.hidden_size;
   check(hidden > 0 && hidden % 4 == 0 && hidden <= 16384, "hidden_size must be a multiple of 4, at most 16384");
   widths_.residual = static_cast<int32_t>(hidden);
@@ -174,19 +152,34 @@ void PackedModel::build(const PlanDescription& description) {
     widen(widths_.context, widths_.context_f32, context, inner_width);
     widen(widths_.inner, widths_.inner_f32, inner, ffn_in.n);
 
+    // In front of products of which any is bfloat16.
+    const auto add_round = [&](const std::vector<const LinearRecord*>& readers, Source source, bool first) {
+      if (std::none_of(readers.begin(), readers.end(), [](const auto* reader) { return is_bf16(reader->weight); }))
+        return;
+      widths_.rounded = std::max(widths_.rounded, static_cast<int32_t>(readers[0]->k));
+      steps_.push_back(std::make_unique<RoundStep>(source, readers[0]->k, first, isa_));
+    };
     if (quantize != nullptr && form->out) steps_.push_back(std::move(quantize));
     auto projections = std::make_unique<LinearStep>(Source::kHidden, false);
     auto first_query = std::make_unique<LinearStep>(Source::kHidden, true);
     packer.add(over_first ? *first_query : *projections, query, query_out, {});
     packer.add(*projections, key, scales ? written_with(scales->key, 0) : Output(), {});
     packer.add(*projections, value, scales ? written_with(scales->value, 0) : Output(), attn_out.order);
-    if (over_first) steps_.push_back(std::make_unique<FirstTokenStep>(hidden, !is_f32(query.weight)));
+    if (over_first) steps_.push_back(std::make_unique<FirstTokenStep>(hidden, is_s8(query.weight)));
+    if (over_first)
+      add_round({&key, &value}, Source::kHidden, false);
+    else
+      add_round({&query, &key, &value}, Source::kHidden, false);
     steps_.push_back(std::move(projections));
-    if (over_first) steps_.push_back(std::move(first_query));
+    if (over_first) {
+      add_round({&query}, Source::kHidden, true);
+      steps_.push_back(std::move(first_query));
+    }
     steps_.push_back(std::move(attention_step));
 
     const auto add_linear = [&](const LinearRecord& record, Source source, const Output& out,
                                 const Array<uint16_t>& row_order) {
+      add_round({&record}, source, over_first);
       auto step = std::make_unique<LinearStep>(source, over_first);
       packer.add(*step, record, out, row_order);
       steps_.push_back(std::move(step));
@@ -209,6 +202,7 @@ void PackedModel::build(const PlanDescription& description) {
   widths_.head[0] = head_.widths[0];
   widths_.head[1] = head_.widths[1];
   check(reader.done(), "the plan goes on after its head");
+  packer.run(threads);
 }
 
 }  // namespace secateur

@@ -22,10 +22,18 @@ struct Array {
   }
 };
 
-// Weights are int8 or float32, matrix by matrix; their type decides what computes with them.
-using Weights = std::variant<Array<int8_t>, Array<float>>;
+// The upper half of a float32.
+struct Bf16 {
+  uint16_t bits;
+};
 
+// Weights are int8, float32 or, in a linear step, bfloat16, matrix by matrix; their type decides what computes with
+// them.
+using Weights = std::variant<Array<int8_t>, Array<float>, Array<Bf16>>;
+
+inline bool is_s8(const Weights& weights) { return std::holds_alternative<Array<int8_t>>(weights); }
 inline bool is_f32(const Weights& weights) { return std::holds_alternative<Array<float>>(weights); }
+inline bool is_bf16(const Weights& weights) { return std::holds_alternative<Array<Bf16>>(weights); }
 
 struct TableRecord {
   Weights rows;        // [V, H]
@@ -49,9 +57,9 @@ struct LinearRecord {
   std::string name;
   Role role = Role::kQuery;
   int64_t n = 0, k = 0;
-  // Dense: [N, K]. Sparse, in row-major order: int8 [B, 4], the kept blocks; float32 [B], the kept weights.
+  // Dense: [N, K]. Sparse, in row-major order: int8 [B, 4], the kept blocks; else [B], the kept weights.
   Weights weight;
-  // Sparse only, least significant bit first: int8 [N, ceil(K / 32)], a bit a block; float32 [N, ceil(K / 8)], a bit a
+  // Sparse only, least significant bit first: int8 [N, ceil(K / 32)], a bit a block; else [N, ceil(K / 8)], a bit a
   // weight.
   Array<uint8_t> mask;
   Array<float> bias;  // [N]

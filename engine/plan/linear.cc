@@ -84,10 +84,10 @@ void validate(const LinearRecord& record) {
   check(record.k > 0 && record.k % 4 == 0 && record.k <= kMaxCols,
         name + ": columns must be a multiple of 4, at most 16384");
   check(record.n * record.k <= INT32_MAX, name + ": must have fewer than 2^31 weights");
-  if (is_f32(record.weight))
-    validate_f32(record);
-  else
+  if (is_s8(record.weight))
     validate_s8(record);
+  else
+    validate_f32(record);
   check(record.bias.size() == record.n, name + ": bias must have a value a row");
   for (int64_t i = 0; i < record.n; ++i)
     if (!std::isfinite(record.bias.data[i])) fail(name + ": bias is not finite");
@@ -194,7 +194,7 @@ void pack_s8(const LinearRecord& record, const Array<uint16_t>& row_order, Isa i
 
 }  // namespace
 
-LinearPart make_linear_part(const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order, Isa isa) {
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa) {
   validate(record);
   LinearPart part;
   part.name = record.name;
@@ -203,17 +203,18 @@ LinearPart make_linear_part(const LinearRecord& record, const Output& out, const
   part.out = out;
   part.sink = choose_sink(record.role);
   part.gelu = record.activation == Activation::kGeluNew ? kGeluTanh : kGeluErf;
-  const bool f32 = is_f32(record.weight);
-  if (f32)
-    pack_f32(record, row_order, isa, part);
-  else
-    pack_s8(record, row_order, isa, part);
   const EpilogueKernels& epilogue = select_epilogue(isa);
-  part.epilogue = choose_epilogue(record, !out.has_value(), f32 ? *epilogue.f32 : *epilogue.s32);
+  part.epilogue = choose_epilogue(record, !out.has_value(), is_s8(record.weight) ? *epilogue.s32 : *epilogue.f32);
   return part;
 }
 
-// The hidden state in float32 is the residual itself: after a norm it holds what the norm wrote.
+void pack_linear_part(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part) {
+  if (is_s8(record.weight))
+    pack_s8(record, row_order, isa, part);
+  else
+    pack_f32(record, row_order, isa, part);
+}
+
 void LinearStep::multiply(const LinearPart& part, const Call& call, int32_t block, int32_t tile, bool prefetch,
                           uint8_t* acc) const {
   const Rows& rows = over_first_ ? call.first : call.all;
@@ -221,10 +222,7 @@ void LinearStep::multiply(const LinearPart& part, const Call& call, int32_t bloc
   const uint8_t* const packed = part.weights.data.data();
   const int32_t tokens = rows.tile_tokens(tile), chunks = part.weights.num_chunks;
   if (part.kernel_f32 != nullptr) {
-    const AlignedBuffer<float>& x = source_ == Source::kHidden    ? rows.residual
-                                    : source_ == Source::kContext ? rows.context_f32
-                                    : source_ == Source::kInner   ? rows.inner_f32
-                                                                  : call.embedding;
+    const AlignedBuffer<float>& x = part.rounds ? rows.rounded : float_source(source_, call, rows);
     auto* const sums = reinterpret_cast<float*>(acc);
     for (int32_t chunk = 0; chunk < chunks; ++chunk)
       part.kernel_f32->run({packed, chunk, block, tokens, x.data() + tile_start, sums, prefetch});
@@ -276,8 +274,8 @@ std::vector<StepInfo> LinearStep::info() const {
   for (const auto& [shared, packed_here] : parts_) {
     const LinearPart& part = *shared;
     const auto bytes = static_cast<int64_t>(packed_here ? part.weights.data.bytes() : 0);
-    rows.push_back({part.name, part.kernel_name(), part.n, part.k, part.density, bytes,
-                    part.kernel_f32 != nullptr ? "f32" : "u8s8", kTile, std::min(kRowBlock, part.n)});
+    rows.push_back({part.name, part.kernel_name(), part.n, part.k, part.density, bytes, part.type(), kTile,
+                    std::min(kRowBlock, part.n)});
   }
   return rows;
 }

@@ -14,7 +14,8 @@ enum class Sink { kQuery, kKey, kValue, kInner, kResidual, kHidden };
 struct LinearPart {
   std::string name;
   const ProductKernel* kernel = nullptr;         // of an int8 matrix
-  const ProductF32Kernel* kernel_f32 = nullptr;  // of a float32 matrix
+  const ProductF32Kernel* kernel_f32 = nullptr;  // of a float32 or bfloat16 matrix
+  bool rounds = false;                           // bfloat16: it reads what a RoundStep wrote
   PackedWeights weights;
   int32_t n = 0, k = 0;
   double density = 1.0;
@@ -26,15 +27,29 @@ struct LinearPart {
   Output out;  // not used by what is added to the residual
   const float* gelu = nullptr;
 
+  const char* type() const { return kernel_f32 == nullptr ? "u8s8" : rounds ? "bf16" : "f32"; }
   const char* kernel_name() const { return kernel_f32 != nullptr ? kernel_f32->name : kernel->name; }
   int32_t row_blocks() const { return (n + kRowBlock - 1) / kRowBlock; }
 };
 
-// Packs a matrix for `isa`, its output as the reader takes it (what is added to the residual is not asked) and its rows
-// in the reader's order (its own where that is empty). Validates the record and throws std::invalid_argument.
-LinearPart make_linear_part(const LinearRecord& record, const Output& out, const Array<uint16_t>& row_order, Isa isa);
+// Validates all of a record but its weights, and says what becomes of the sums: its output as the reader takes it (what
+// is added to the residual is not asked). Throws std::invalid_argument.
+LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa isa);
+
+// Packs the weights of that record for `isa`, its rows in the reader's order (its own where that is empty): the part
+// that takes time. Throws std::invalid_argument where they are unsound.
+void pack_linear_part(const LinearRecord& record, const Array<uint16_t>& row_order, Isa isa, LinearPart& part);
 
 enum class Source { kHidden, kContext, kInner, kEmbedding };
+
+// Where a source is kept in float32. The hidden state in float32 is the residual itself: after a norm it holds what the
+// norm wrote.
+inline const AlignedBuffer<float>& float_source(Source source, const Call& call, const Rows& rows) {
+  return source == Source::kHidden    ? rows.residual
+         : source == Source::kContext ? rows.context_f32
+         : source == Source::kInner   ? rows.inner_f32
+                                      : call.embedding;
+}
 
 class LinearStep final : public Step {
  public:

@@ -14,8 +14,11 @@ namespace secateur {
 
 class PackedModel {
  public:
-  // Validates the description, chooses the kernels and packs the weights. Throws std::invalid_argument.
-  PackedModel(const PlanDescription& description, Isa isa) : isa_(isa) { build(description); }
+  // Validates the description, chooses the kernels and packs the weights, on `threads` threads (0: as many as there are
+  // processors for the process), which are gone afterwards. Throws std::invalid_argument.
+  PackedModel(const PlanDescription& description, Isa isa, int32_t threads = 0) : isa_(isa) {
+    build(description, threads);
+  }
   PackedModel(const PackedModel&) = delete;
   PackedModel& operator=(const PackedModel&) = delete;
 
@@ -29,7 +32,7 @@ class PackedModel {
   const Widths& widths() const { return widths_; }
 
  private:
-  void build(const PlanDescription& description);
+  void build(const PlanDescription& description, int32_t threads);
 
   Isa isa_;
   Widths widths_;

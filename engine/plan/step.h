@@ -20,13 +20,14 @@ struct Rows {
   AlignedBuffer<float> residual;                           // [tile][H][32]
   AlignedBuffer<uint8_t> hidden, query, context, inner;    // activation layout
   AlignedBuffer<float> query_f32, context_f32, inner_f32;  // layout of the residual, which is the hidden state's too
+  AlignedBuffer<float> rounded;  // what the next products of bfloat16 read: a tile in half of its place where in pairs
   int32_t tile_tokens(int32_t tile) const { return std::min(kTile, tokens - tile * kTile); }
 };
 
 // Channels of each of a plan's buffers: as many as the widest layer that uses it has, 0 where none does.
 struct Widths {
   int32_t residual = 0, hidden = 0, query = 0, context = 0, inner = 0, key_value = 0;
-  int32_t query_f32 = 0, context_f32 = 0, inner_f32 = 0, key_value_f32 = 0;
+  int32_t query_f32 = 0, context_f32 = 0, inner_f32 = 0, key_value_f32 = 0, rounded = 0;
   int32_t embedding = 0, head[2] = {0, 0};
 };
 
@@ -66,7 +67,7 @@ struct StepInfo {
   int64_t n = 0, k = 0;                    // products only
   double density = 1.0;                    // stored blocks over all blocks
   int64_t packed_bytes = 0;                // of weights; 0 where an earlier step or a table holds the same
-  const char* type = "";                   // of its multiplications: "u8s8" or "f32", "" where it has none
+  const char* type = "";                   // of its multiplications: "u8s8", "f32" or "bf16", "" where it has none
   int32_t tile_tokens = 0, tile_rows = 0;  // what the kernel gets at a time, products only
 };
 

@@ -259,6 +259,7 @@ def benchmark(
     ] = "block4",
     sparsity: Annotated[float, typer.Option(help="Of a synthetic model: fraction of zeros.")] = 0.8,
     quantized: Annotated[bool, typer.Option("--quantized", help="Of a synthetic model: int8.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Of a synthetic model: bfloat16 weights.")] = False,
     layers: Annotated[int | None, typer.Option(help="Of a synthetic model: its number of layers.")] = None,
     seq_len: Annotated[int, typer.Option(min=1, help="Tokens in each sequence.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a call.")] = 1,
@@ -316,10 +317,10 @@ def benchmark(
 ) -> None:
     """Measure the engine's latency and throughput."""
     if sweep:
-        if engine or dense or forms or profile or core_hour_price is not None:
+        if engine or dense or forms or profile or bf16 or core_hour_price is not None:
             raise DataError(
-                "A sweep is of our engine's latency alone: leave out --engine, --dense, --forms, --profile "
-                "and --core-hour-price."
+                "A sweep is of our engine's latency alone, in int8 or float32: leave out --engine, --dense, "
+                "--forms, --profile, --bf16 and --core-hour-price."
             )
         from secateur.commands.sweep import AxisOptions, SweepModel, SweepRequest, run_sweep
 
@@ -336,7 +337,7 @@ def benchmark(
         raise DataError("--lengths, --grid, --plots and the other options of a sweep need --sweep.")
     from secateur.commands.benchmark import Request, Synthetic, run
 
-    random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers) if synthetic else None
+    random_weights = Synthetic(synthetic, pattern, sparsity, quantized, layers, bf16) if synthetic else None
     request = Request(seq_len, batch_size, threads, isa, seconds, profile, max_tokens, core_hour_price)
     if engine is None and (dense or forms):
         raise DataError("--dense and --forms are for other engines: name them with --engine.")

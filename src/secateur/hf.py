@@ -2,7 +2,8 @@
 
 The result is an ordinary float model with masks attached, and fake quantizers where the checkpoint is int8.
 It computes what the engine computes, can be trained on, saved by a Trainer, and exported again. (A model that
-is float32 throughout runs PyTorch's own functions: the engine's GELU differs from them by up to 1.4e-4.)
+is float32 throughout runs PyTorch's own functions: the engine's GELU differs from them by up to 1.4e-4.
+Weights that are bfloat16 come as the same numbers in float32; the engine also rounds what they multiply.)
 Without this import transformers refuses the checkpoint, because one norm in it has a shape that no model has.
 """
 
@@ -29,6 +30,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from secateur.affine import S8_MAX, symmetric_scale
 from secateur.checkpoint import (
+    BF16,
     QUANT_METHOD,
     Checkpoint,
     Int8Parts,
@@ -144,7 +146,8 @@ class SecateurQuantizer(HfQuantizer):  # type: ignore[misc]
             if module is None or _is_plain(module, suffix, array):
                 continue
             module._parameters.pop(keys.WEIGHT if suffix == keys.WEIGHT_VALUES else suffix, None)
-            stored = torch.from_numpy(np.empty(0, array.dtype)).dtype
+            bf16 = array.dtype == BF16
+            stored = torch.bfloat16 if bf16 else torch.from_numpy(np.empty(0, array.dtype)).dtype
             module.register_buffer(suffix, torch.empty(array.shape, dtype=stored, device="meta"))
             module._is_hf_initialized = True  # else transformers would fill a weight that is not there
         return model
@@ -303,7 +306,7 @@ def _restore_linear_(
     if name in parts.linears:
         q, mask = decode_weight(stored, projection.in_features)
         weight = _float_weight(name, q, tensors[tensor_name(name, keys.WEIGHT_SCALE)])
-    elif keys.WEIGHT in stored:
+    elif keys.WEIGHT in stored and name not in parts.bf16:
         return  # transformers has loaded it
     else:
         weight, mask = decode_float_weight(stored, projection.in_features)

@@ -116,7 +116,7 @@ def test_the_peak_is_measured_for_every_instruction_set() -> None:
 
     for isa in _engine.cpu_info()["isas"]:
         peak = measure_peak(isa)
-        assert set(peak) == {"u8s8", "f32"}
+        assert set(peak) == {"u8s8", "f32", "bf16"}
         assert all(0.01 < rate < 1e5 for rate in peak.values())
     with pytest.raises(ValueError, match="altivec"):
         measure_peak("altivec")

@@ -101,3 +101,15 @@ def test_every_family_has_synthetic_models(
     assert checkpoint.shape.family == family
     assert checkpoint.shape.max_positions == 32
     assert Engine.from_pretrained(folder)([[5, 6, 7]]).shape == (1, 2)
+
+
+@pytest.mark.parametrize("pattern", ["block4", "unstructured", "dense"])
+def test_a_bfloat16_model_runs(tmp_path: Path, pattern: str) -> None:
+    folder = write_synthetic(tmp_path / "model", "tiny", pattern=pattern, quantized=False, bf16=True)
+    assert read_checkpoint(folder).quantization.numbers == "bfloat16"
+    engine = Engine.from_pretrained(folder, num_threads=1)
+    assert np.isfinite(engine(np.full((2, 7), 5))).all()
+    types = {step["type"] for step in engine.inspect() if step["kernel"][:4] in ("spmm", "gemm")}
+    assert types == {"bf16"}
+    with pytest.raises(UnsupportedError, match="int8 or bfloat16, not both"):
+        write_synthetic(tmp_path / "other", "tiny", bf16=True)

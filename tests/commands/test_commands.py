@@ -209,7 +209,7 @@ def test_doctor_describes_the_machine(run: Run) -> None:
     done = run("doctor")
     assert done.status == 0, done.err
     assert "reference" in done.out
-    assert "int8, float32 and mixed; format 1 and 2" in done.out
+    assert "int8, bfloat16, float32 and mixed; format 1 and 2" in done.out
     found = json.loads(run("doctor", "--json", "-").out)
     assert found["engine"]["isa"] in found["machine"]["isas"]
     assert found["engine"]["threads"] >= 1

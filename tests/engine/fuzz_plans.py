@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from plan_description import random_batch, random_description, share_layers
+from plan_description import as_bf16, random_batch, random_description, share_layers
 from plan_heads import HEADS
 
 from secateur import _engine
@@ -74,7 +74,7 @@ STRINGS = [
     "a\0b",
 ]
 OTHERS = [None, True, b"query", [], {}, (), [1], object(), np.float32(1), np.int64(1)]
-DTYPES = ["i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8", ">f4", "c8", "?", "O", "U3", "V4"]
+DTYPES = ["i1", "u1", "u2", "i2", "i4", "i8", "f2", "f4", "f8", ">f4", "c8", "?", "O", "U3", "V4"]
 # Entries of a head and of embeddings: one that is there may be moved to the place of one that is not.
 OPTIONAL = [
     *("rows", "dense_weight", "dense_bias", "dense_activation", "gamma", "beta", "weight", "weight_scale"),
@@ -120,6 +120,7 @@ def _description(rng: Generator) -> Record:
     heads = int(rng.integers(1, 5))
     dense = [role for role in ("query", "value", "attn_out", "ffn_in", "ffn_out") if rng.random() < 0.3]
     f32 = [part for part in FLOATS if rng.random() < 0.3] if rng.random() < 0.6 else []
+    bf16 = [part for part in FLOATS if rng.random() < 0.3] if rng.random() < 0.5 else []
     description = random_description(
         hidden=heads * 4 * int(rng.integers(1, 9)),
         heads=heads,
@@ -136,6 +137,7 @@ def _description(rng: Generator) -> Record:
         token_types=bool(rng.random() < 0.8),
         head=str(rng.choice(list(HEADS))),
     )
+    description = as_bf16(description, tuple(bf16))
     return share_layers(description) if rng.random() < 0.2 else description
 
 

@@ -11,18 +11,31 @@ import numpy as np
 Record = dict[str, Any]
 
 
+def widen(weights: np.ndarray) -> np.ndarray:
+    """Bfloat16, given as uint16, as float64; other types as they are."""
+    if weights.dtype != np.uint16:
+        return weights
+    return (weights.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def round_to_bf16(x: np.ndarray) -> np.ndarray:
+    """Rounds to 8 significant bits, half to even."""
+    step = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(x), 2.0**-60))) - 7)
+    return np.asarray(np.where(np.abs(x) < 2.0**-60, 0, np.rint(x / step) * step))
+
+
 def matrix(record: Record) -> np.ndarray:
     """The real weights [N, K] float64 of a linear step, dense."""
     n, k = record["n"], record["k"]
     if "values" in record:
-        values = record["values"]
+        values = widen(record["values"])
         width = 1 if values.ndim == 1 else values.shape[1]
         keep = np.unpackbits(record["mask"], axis=1, bitorder="little", count=k // width).astype(bool)
         weight = np.zeros((n, k // width, width))
         weight[keep] = values.reshape(-1, width)
         weight = weight.reshape(n, k)
     else:
-        weight = record["weight"].astype(np.float64)
+        weight = widen(record["weight"]).astype(np.float64)
     return weight * record["scale"][:, None] if "scale" in record else weight
 
 
@@ -32,9 +45,11 @@ def quantize(x: np.ndarray, scale: float, zero_point: int, low: int, high: int) 
 
 
 def linear(record: Record, x: np.ndarray) -> np.ndarray:
-    """An int8 linear takes its input quantized, a float32 one as it is."""
+    """An int8 linear takes its input quantized, a bfloat16 one rounded, a float32 one as it is."""
     if "input_scale" in record:
         x = quantize(x, record["input_scale"], record["input_zero_point"], 0, 255)
+    elif record["values" if "values" in record else "weight"].dtype == np.uint16:
+        x = round_to_bf16(x)
     return np.asarray(x @ matrix(record).T + record["bias"])
 
 

@@ -124,6 +124,21 @@ def random_description(
     }
 
 
+def as_bf16(description: dict[str, Any], bf16: tuple[str, ...]) -> dict[str, Any]:
+    """The same model, its float32 matrices of these roles ("query") or layers ("layer.0") made bfloat16."""
+    steps = [dict(step) for step in description["steps"]]
+    for step in steps:
+        if step["op"] != "linear":
+            continue
+        layer, _, role = step["name"].rpartition(".")
+        key = "values" if "values" in step else "weight"
+        if {layer, role}.isdisjoint(bf16) or step[key].dtype != np.float32:
+            continue
+        bits = step[key].view(np.uint32)
+        step[key] = ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return {**description, "steps": steps}
+
+
 def share_layers(description: dict[str, Any]) -> dict[str, Any]:
     """The same model with the objects of its first layer in the place of every other layer's."""
     embed, *layers, head = description["steps"]

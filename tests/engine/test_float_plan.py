@@ -189,7 +189,7 @@ def _past_the_last_column(description: dict[str, Any]) -> None:
         (_past_the_last_column, "layer.0.query: the mask keeps weights past the last column"),
         (_cut("weight", 8), "layer.0.ffn_out: the weight has a wrong shape"),
         (_set(1, values=np.zeros((4, 4), np.float32)), r"layer.0.query: values must be \[B\]"),
-        (_set(1, values=np.zeros(4, np.float64)), "contiguous array of its type, int8 or float32"),
+        (_set(1, values=np.zeros(4, np.float64)), "contiguous array of its type, int8, float32 or uint16"),
         (_set(1, scale=np.ones(60, np.float32)), "layer.0.query is float32 and takes no 'scale'"),
         (_set(1, input_scale=0.1), "layer.0.query is float32 and takes no 'input_scale'"),
         (_set(7, input_zero_point=3), "layer.0.ffn_in is float32 and takes no 'input_zero_point'"),

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
-from tiny_checkpoint import family_config, tiny_config, tiny_tensors, tiny_tokenizer
+from tiny_checkpoint import Numbers, family_config, tiny_config, tiny_tensors, tiny_tokenizer
 
 from secateur import Engine
-from secateur.checkpoint import FAMILIES
+from secateur.checkpoint import BF16, FAMILIES
 from secateur.errors import SecateurError
 
 Generator = np.random.Generator
@@ -45,6 +45,7 @@ VALUES = [
 ]
 DTYPES = ["I8", "U8", "F32", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "", "f32"]
 SPECIALS = [0, 1, -1, 127, -127, -128, 255, 1e-45, 1e-38, 1e-30, 1e15, 1e30, 3e38, np.nan, np.inf, -np.inf]
+NUMBER_KINDS: list[Numbers] = ["int8", "float32", "mixed", "bfloat16"]
 SHAPES: list[dict[str, Any]] = [
     {},
     {"num_hidden_layers": 1, "hidden_act": "relu"},
@@ -56,18 +57,19 @@ SHAPES: list[dict[str, Any]] = [
 
 def fuzz_checkpoint(rng: Generator) -> str:
     """One checkpoint, damaged once or several times, read and asked."""
+    numbers = NUMBER_KINDS[rng.integers(0, len(NUMBER_KINDS))]
     if rng.random() < 0.5:
-        config = tiny_config(**SHAPES[rng.integers(0, len(SHAPES))])
+        config = tiny_config(numbers, **SHAPES[rng.integers(0, len(SHAPES))])
     else:
         family = list(FAMILIES)[rng.integers(0, len(FAMILIES))]
-        config = family_config(family, list(FAMILIES[family].heads)[rng.integers(0, 5)])
+        config = family_config(family, list(FAMILIES[family].heads)[rng.integers(0, 5)], numbers)
     density = None if config.get("hidden_size", 32) % 4 else [None, 0.0, 0.5, 1.0][rng.integers(0, 4)]
-    tensors = tiny_tensors(config, seed=int(rng.integers(0, 100)), density=density)
+    tensors = tiny_tensors(config, int(rng.integers(0, 100)), density, numbers)
     if rng.random() < 0.3:
         _damage_values(rng, tensors)
     files = {
         CONFIG: json.dumps(config).encode(),
-        TENSORS: save(tensors, {"format": "pt"}),
+        TENSORS: _saved(tensors),
         "tokenizer.json": tiny_tokenizer(),
     }
     for _ in range(rng.integers(0, 3)):
@@ -81,6 +83,19 @@ def fuzz_checkpoint(rng: Generator) -> str:
         return _use(rng, folder)
     finally:
         shutil.rmtree(folder)
+
+
+def _saved(tensors: dict[str, np.ndarray]) -> bytes:
+    """Returns a safetensors file; the library's writer for numpy takes bfloat16 for uint16."""
+    bf16 = {name for name, tensor in tensors.items() if tensor.dtype == BF16}
+    plain = {name: t.view(np.uint16) if name in bf16 else t for name, t in tensors.items()}
+    content = save(plain, {"format": "pt"})
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    for name in bf16:
+        header[name]["dtype"] = "BF16"
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + size :]
 
 
 def _use(rng: Generator, folder: Path) -> str:
@@ -115,6 +130,12 @@ def _damage_values(rng: Generator, tensors: dict[str, np.ndarray]) -> None:
     for _ in range(rng.integers(1, 4)):
         name = names[rng.integers(0, len(names))]
         array = np.array(tensors.get(name, np.zeros(1, np.float32)))
+        if array.dtype == BF16 and rng.random() < 0.5:  # any bits are a bfloat16
+            bits = array.reshape(-1).view(np.uint16)
+            bits[rng.integers(0, max(bits.size, 1), min(bits.size, 2))] = rng.integers(0, 2**16)
+            tensors[name] = array
+            continue
+        array = array.view(np.uint16) if array.dtype == BF16 else array
         flat = array.reshape(-1)
         kind = rng.random()
         if kind < 0.7 and flat.size:

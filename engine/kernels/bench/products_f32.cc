@@ -1,4 +1,4 @@
-// Times spmm_f32 and gemm_f32. Weights are bell-shaped, pruned by size, one by one.
+// Times spmm_f32, gemm_f32, spmm_bf16 and gemm_bf16. Weights are bell-shaped, pruned by size, one by one.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -6,14 +6,17 @@
 #include <vector>
 
 #include "kernels/bench/timing.h"
+#include "kernels/bf16.h"
+#include "kernels/gemm_bf16/gemm_bf16.h"
 #include "kernels/gemm_f32/gemm_f32.h"
 #include "kernels/peak/peak.h"
+#include "kernels/spmm_bf16/spmm_bf16.h"
 #include "kernels/spmm_f32/spmm_f32.h"
 
 namespace secateur::bench {
 namespace {
 
-// Bell-shaped weights of which the smallest are missing.
+// Bell-shaped weights of which the smallest are missing; bfloat16 all, so that the same go to every kernel.
 struct FloatWeights {
   std::vector<int32_t> row_start{0};
   std::vector<uint16_t> col;
@@ -24,7 +27,7 @@ struct FloatWeights {
     std::mt19937 engine(1);
     std::normal_distribution<float> normal;
     std::vector<float> w(static_cast<size_t>(rows) * cols), sizes;
-    for (float& v : w) v = normal(engine);
+    for (float& v : w) v = widen_bf16(narrow_bf16(normal(engine)));
     for (const float v : w) sizes.push_back(std::fabs(v));
     std::sort(sizes.begin(), sizes.end());
     const float threshold = sizes[static_cast<size_t>(sparsity * static_cast<double>(sizes.size()))];
@@ -56,8 +59,8 @@ double time_product_f32(const ProductF32Kernel& kernel, const PackedWeights& pac
   });
 }
 
-void bench_product_f32(const ProductF32Kernel& kernel, bool sparse) {
-  const PeakKernel& best = select_peak(kF32, kernel.isa);
+void bench_product_f32(const ProductF32Kernel& kernel, PeakType type, bool sparse) {
+  const PeakKernel& best = select_peak(type, kernel.isa);
   const double peak = measure_peak(best);
   std::printf("\n%s (peak %.1f GMAC/s, %s)\n", kernel.name, peak, best.name);
   std::printf("%5s %5s %8s %4s %10s %8s %8s %6s\n", "N", "K", "sparsity", "M", "us", "eff", "exec", "peak");
@@ -88,14 +91,30 @@ constexpr ProductF32Kernel kDense[] = {
 #include "kernels/gemm_f32/kernels.inc"
 };
 #undef KERNEL
+#define KERNEL(isa, name, form, pack, row, weight) {{#name, isa, pack, name, {row, weight}}, form},
+constexpr ProductBf16Kernel kSparseBf16[] = {
+#include "kernels/spmm_bf16/kernels.inc"
+};
+constexpr ProductBf16Kernel kDenseBf16[] = {
+#include "kernels/gemm_bf16/kernels.inc"
+};
+#undef KERNEL
+
+bool runs_here(const ProductBf16Kernel& kernel, const std::string& part) {
+  return (kernel.reads != Bf16Form::kPairs || has_bf16()) && is_wanted(kernel.product.name, kernel.product.isa, part);
+}
 
 }  // namespace
 
 void bench_products_f32(const std::string& part) {
   for (const ProductF32Kernel& kernel : kSparse)
-    if (is_wanted(kernel.name, kernel.isa, part)) bench_product_f32(kernel, true);
+    if (is_wanted(kernel.name, kernel.isa, part)) bench_product_f32(kernel, kF32, true);
   for (const ProductF32Kernel& kernel : kDense)
-    if (is_wanted(kernel.name, kernel.isa, part)) bench_product_f32(kernel, false);
+    if (is_wanted(kernel.name, kernel.isa, part)) bench_product_f32(kernel, kF32, false);
+  for (const ProductBf16Kernel& kernel : kSparseBf16)
+    if (runs_here(kernel, part)) bench_product_f32(kernel.product, kBf16, true);
+  for (const ProductBf16Kernel& kernel : kDenseBf16)
+    if (runs_here(kernel, part)) bench_product_f32(kernel.product, kBf16, false);
 }
 
 }  // namespace secateur::bench

@@ -54,6 +54,6 @@ class CostFit {
   double rr_ = 0, rw_ = 0, ww_ = 0, r_ = 0, w_ = 0;
 };
 
-void bench_products_f32(const std::string& part);  // spmm_f32 and gemm_f32
+void bench_products_f32(const std::string& part);  // spmm and gemm, f32 and bf16
 
 }  // namespace secateur::bench

@@ -1,60 +1,16 @@
-#include <algorithm>
-#include <cstring>
-
 #include "kernels/gemm_f32/gemm_f32.h"
-#include "kernels/gemm_f32/packed.h"
+#include "kernels/gemm_f32/pack_rows.h"
 
 namespace secateur {
 namespace {
 
-using namespace gemm_f32;
-
-// Rows of the next group, when `left` rows of the row block are left.
-int32_t next_group(int32_t left, int32_t group_rows) { return left > kRestRows ? group_rows : kRestRows; }
-
-int32_t pad_rows(int32_t rows, int32_t group_rows) {
-  int32_t padded = 0;
-  while (padded < rows) padded += next_group(rows - padded, group_rows);
-  return padded;
-}
-
 PackedWeights pack(const FloatMatrix& matrix, int32_t group_rows) {
-  PackedWeights packed;
-  packed.num_chunks = (matrix.cols + kChunkCols - 1) / kChunkCols;
-  Header header{};
-  header.rows = matrix.rows;
-  header.cols = matrix.cols;
-  // Chunks of equal width, so that none is a remnant.
-  header.chunk_cols = (matrix.cols + packed.num_chunks - 1) / packed.num_chunks;
-  header.block_rows = pad_rows(kRowBlock, group_rows);
-  header.padded_rows = matrix.rows / kRowBlock * header.block_rows + pad_rows(matrix.rows % kRowBlock, group_rows);
-
-  const size_t count = static_cast<size_t>(header.padded_rows) * matrix.cols;
-  packed.data = AlignedBuffer<uint8_t>(sizeof(Header) + count * sizeof(float));
-  std::memcpy(packed.data.data(), &header, sizeof(Header));
-  auto* out = reinterpret_cast<float*>(packed.data.data() + sizeof(Header));
-  for (int32_t first = 0; first < matrix.cols; first += header.chunk_cols) {
-    const int32_t last = std::min(matrix.cols, first + header.chunk_cols);
-    for (int32_t block = 0; block < matrix.rows; block += kRowBlock) {
-      const int32_t end = std::min(matrix.rows, block + kRowBlock);
-      int32_t n = block;
-      while (n < end) {
-        const int32_t rows = next_group(end - n, group_rows);
-        for (int32_t r = 0; r < std::min(rows, end - n); ++r) {
-          const float* row = matrix.values + static_cast<size_t>(n + r) * matrix.cols;
-          for (int32_t k = first; k < last; ++k) out[static_cast<ptrdiff_t>(k - first) * rows + r] = row[k];
-        }
-        out += static_cast<ptrdiff_t>(last - first) * rows;
-        n += rows;
-      }
-    }
-  }
-  return packed;
+  return gemm_f32::pack_rows<float>(matrix, group_rows, [](float weight) { return weight; });
 }
 
 }  // namespace
 
-PackedWeights pack_gemm_f32_avx2(const FloatMatrix& matrix) { return pack(matrix, kGroupRowsAvx2); }
-PackedWeights pack_gemm_f32_avx512(const FloatMatrix& matrix) { return pack(matrix, kGroupRowsAvx512); }
+PackedWeights pack_gemm_f32_avx2(const FloatMatrix& matrix) { return pack(matrix, gemm_f32::kGroupRowsAvx2); }
+PackedWeights pack_gemm_f32_avx512(const FloatMatrix& matrix) { return pack(matrix, gemm_f32::kGroupRowsAvx512); }
 
 }  // namespace secateur

@@ -9,7 +9,7 @@
 
 namespace secateur {
 
-enum class PeakType { kU8S8, kF32 };
+enum class PeakType { kU8S8, kF32, kBf16 };
 using enum PeakType;
 
 struct PeakKernel {
@@ -24,7 +24,7 @@ struct PeakKernel {
 #include "kernels/peak/kernels.inc"
 #undef KERNEL
 
-// The best kernel of that type that `isa` can run.
+// The best kernel of that type that `isa` can run on this CPU; that of float32 where bfloat16 has none of its own.
 const PeakKernel& select_peak(PeakType type, Isa isa);
 
 // GMAC/s of one thread: the fastest of many short runs, some 25 ms in all.

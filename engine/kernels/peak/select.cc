@@ -13,6 +13,7 @@ constexpr PeakKernel kKernels[] = {
 }  // namespace
 
 const PeakKernel& select_peak(PeakType type, Isa isa) {
+  if (type == kBf16 && !(has_bf16() && isa_includes(isa, kAvx512))) type = kF32;
   for (const PeakKernel& kernel : kKernels)
     if (kernel.type == type && isa_includes(isa, kernel.isa)) return kernel;
   return *(std::end(kKernels) - (type == kU8S8 ? 2 : 1));

@@ -48,10 +48,10 @@ struct Single {
 };
 
 // avx2: StepAvx2 [steps]. Three weights and their columns, ten bits each and times kColumnUnits already where they are
-// masked: columns & kMask, columns >> 10 & kMask, columns rotated right by 20 & kMask.
+// masked: columns & kColumnMask, columns >> 10 & kColumnMask, columns rotated right by 20 & kColumnMask.
+inline constexpr uint32_t kColumnMask = 1023 * kColumnUnits;
 struct StepAvx2 {
   static constexpr int32_t kRows = 3;
-  static constexpr uint32_t kMask = 1023 * kColumnUnits;
   float weights[kRows];
   uint32_t columns;
 };
@@ -63,6 +63,6 @@ struct StepAvx512 {
   static constexpr int32_t kOffsetBytes = kRows * sizeof(uint16_t);
 };
 
-static_assert(kColumnUnits == 16 && kMaxChunkCols <= 1024);
+static_assert(kColumnUnits == 16 && kMaxChunkCols <= 1024 && kMaxChunkCols >= 384);
 
 }  // namespace secateur::spmm_f32

@@ -76,13 +76,14 @@ class Report {
  public:
   explicit Report(std::string filter) : filter_(std::move(filter)), available_(available_isas()) {}
 
+  // `lacks`: what the CPU lacks beside the set, if anything.
   template <class Body>
-  void kernel(const char* name, Isa isa, Body body) {
+  void kernel(const char* name, Isa isa, Body body, const char* lacks = nullptr) {
     if (std::string(name).find(filter_) == std::string::npos) return;
     bool runnable = false;
     for (const Isa has : available_) runnable |= has == isa;
-    if (!runnable) {
-      std::printf("skip %s: this CPU has no %s\n", name, isa_name(isa));
+    if (!runnable || lacks != nullptr) {
+      std::printf("skip %s: this CPU has no %s\n", name, runnable ? lacks : isa_name(isa));
       ++skipped_;
       return;
     }

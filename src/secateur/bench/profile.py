@@ -12,6 +12,7 @@ __all__ = ["explain", "measure_peak", "profile"]
 _KINDS = {
     "spmm": "products",
     "gemm": "products",
+    "round": "products",
     "attention": "attention",
     "layer": "norms",
     "embedding": "embeddings",

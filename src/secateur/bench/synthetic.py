@@ -99,6 +99,7 @@ def write_synthetic(
     num_layers: int | None = None,
     seed: int = 0,
     quantized: bool = True,
+    bf16: bool = False,
 ) -> Path:
     """Writes a checkpoint with random weights; its answers mean nothing, its speed does.
 
@@ -110,20 +111,24 @@ def write_synthetic(
         num_layers: Another number of layers than the model has.
         seed: Of the random numbers.
         quantized: Int8 throughout; False gives float32 throughout.
+        bf16: With `quantized` False: the six matrices of each layer bfloat16.
 
     Returns:
         The folder.
 
     Raises:
-        UnsupportedError: The name, the pattern, the sparsity or the number of layers is not possible.
+        UnsupportedError: The name, the pattern, the sparsity or the number of layers is not possible, or the
+            weights are to be int8 and bfloat16.
     """
+    if quantized and bf16:
+        raise UnsupportedError("A synthetic model is int8 or bfloat16, not both.")
     sizes = _checked_shape(name, pattern, sparsity, num_layers)
     config = sizes.config()
     shape = parse_shape(config, name)
     random = np.random.default_rng(seed)
     tensors: dict[str, NDArray[Any]] = {}
     _put_embeddings(tensors, shape, random, quantized)
-    _put_layers(tensors, shape, pattern, sparsity, random, quantized)
+    _put_layers(tensors, shape, pattern, sparsity, random, quantized, bf16)
     _put_head(tensors, shape, random)
     zeros = 0.0 if pattern == "dense" else sparsity
     config["quantization_config"] = quantization_of(tensors, shape, zeros).model_dump()
@@ -196,6 +201,7 @@ def _put_layers(
     sparsity: float,
     random: np.random.Generator,
     quantized: bool,
+    bf16: bool,
 ) -> None:
     hidden, wide = shape.hidden_size, shape.intermediate_size
     sizes = {"ffn_in": (wide, hidden), "ffn_out": (hidden, wide)}
@@ -211,7 +217,7 @@ def _put_layers(
             mask = None if mask is None else np.roll(mask, 7 * layer, axis=0)
             _put(tensors, module, bias=_normal(random, weight.shape[0], std=0.1))
             if not quantized:
-                _put(tensors, module, **encode_float_weight(weight, mask))
+                _put(tensors, module, **encode_float_weight(weight, mask, bf16))
                 continue
             scale = symmetric_scale(np.abs(weight).max(axis=1))
             _put(

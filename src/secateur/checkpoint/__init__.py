@@ -1,5 +1,6 @@
 """The contract between training and running: names, config, encoding, reading and writing. Free of torch."""
 
+from secateur.checkpoint.bfloat16 import BF16
 from secateur.checkpoint.codec import (
     decode_float_weight,
     decode_weight,
@@ -31,6 +32,7 @@ from secateur.checkpoint.names import (
 from secateur.checkpoint.shape import ModelShape
 
 __all__ = [
+    "BF16",
     "FAMILIES",
     "FORMAT_VERSIONS",
     "QUANT_METHOD",

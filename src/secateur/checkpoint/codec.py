@@ -1,8 +1,9 @@
 """Weights to the arrays of a checkpoint and back, as pure functions.
 
 A dense matrix is one array. A sparse int8 one keeps its non-empty 1x4 blocks in row-major order beside a bit
-mask, a sparse float32 one its kept weights. Both directions are exact: `decode_weight(encode_weight(w))`,
-dequantized, is the fake-quantized `w`, and `decode_float_weight(encode_float_weight(w))` is `w`.
+mask, a sparse float32 or bfloat16 one its kept weights. Both directions are exact:
+`decode_weight(encode_weight(w))`, dequantized, is the fake-quantized `w`, and
+`decode_float_weight(encode_float_weight(w))` is `w`, rounded where it is stored as bfloat16.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.affine import S8_MAX, S8_MIN, quantize
+from secateur.checkpoint.bfloat16 import BF16, from_bf16, to_bf16, type_name
 from secateur.checkpoint.names import INPUT_ORDER, WEIGHT, WEIGHT_MASK, WEIGHT_VALUES
 from secateur.errors import CheckpointError
 
@@ -126,26 +128,29 @@ def encode_weight(
 
 
 def encode_float_weight(
-    weight: NDArray[np.float32], mask: NDArray[np.bool_] | None
-) -> dict[str, NDArray[np.float32] | NDArray[np.uint8]]:
-    """Encodes the weight of one linear layer that stays float32.
+    weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, bf16: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Encodes the weight of one linear layer that stays float32 or becomes bfloat16.
 
     Args:
         weight: [N, K] float32.
         mask: [N, K] bool, True = keep, or None for a matrix that was not pruned. A kept weight is stored even
             if it is 0.
+        bf16: Whether to round to bfloat16.
 
     Returns:
-        `{"weight": [N, K] float32}`, or `{"weight_values": [B] float32, "weight_mask": [N, ceil(K/8)] uint8}`
-        where a mask is given and the sparse form is the smaller one.
+        `{"weight": [N, K]}`, or `{"weight_values": [B], "weight_mask": [N, ceil(K/8)] uint8}` where a mask is
+        given and the sparse form is the smaller one; weights and values float32 or `BF16`.
     """
+    stored: NDArray[Any] = weight if mask is None else np.where(mask, weight, np.float32(0))
+    stored = to_bf16(stored) if bf16 else stored
     if mask is None:
-        return {WEIGHT: weight}
+        return {WEIGHT: stored}
     rows, in_features = weight.shape
-    sparse_bytes = weight.itemsize * int(mask.sum()) + rows * mask_row_bytes(in_features, 1)
-    if sparse_bytes >= weight.nbytes:
-        return {WEIGHT: np.where(mask, weight, np.float32(0))}
-    return {WEIGHT_VALUES: weight[mask], WEIGHT_MASK: pack_mask(mask)}
+    sparse_bytes = stored.itemsize * int(mask.sum()) + rows * mask_row_bytes(in_features, 1)
+    if sparse_bytes >= stored.nbytes:
+        return {WEIGHT: stored}
+    return {WEIGHT_VALUES: stored[mask], WEIGHT_MASK: pack_mask(mask)}
 
 
 def decode_weight(
@@ -180,7 +185,7 @@ def decode_weight(
 def decode_float_weight(
     tensors: Mapping[str, NDArray[Any]], in_features: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """Decodes the weight of one linear layer that is float32.
+    """Decodes the weight of one linear layer that is float32 or bfloat16.
 
     Args:
         tensors: What `encode_float_weight` returned; other suffixes are ignored.
@@ -193,7 +198,11 @@ def decode_float_weight(
     Raises:
         CheckpointError: If the arrays contradict each other.
     """
-    return _decode(tensors, in_features, np.dtype(np.float32), 1)
+    stored = tensors.get(WEIGHT, tensors.get(WEIGHT_VALUES))
+    if stored is None or stored.dtype != BF16:
+        return _decode(tensors, in_features, np.dtype(np.float32), 1)
+    weight, mask = _decode(tensors, in_features, BF16, 1)
+    return from_bf16(weight), mask
 
 
 def _decode(
@@ -202,7 +211,9 @@ def _decode(
     """Returns the weight [N, K] and the mask [N, K / block], None where dense."""
     stored = tensors.get(WEIGHT, tensors.get(WEIGHT_VALUES))
     if stored is not None and stored.dtype != dtype:
-        raise CheckpointError(f"The weight must be {dtype.name}, but this one is {stored.dtype.name}.")
+        raise CheckpointError(
+            f"The weight must be {type_name(dtype)}, but this one is {type_name(stored.dtype)}."
+        )
     if WEIGHT in tensors:
         dense = tensors[WEIGHT]
         if dense.ndim != 2 or dense.shape[1] != in_features:

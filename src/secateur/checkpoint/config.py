@@ -18,7 +18,7 @@ __all__ = [
 
 QUANT_METHOD = "secateur"
 FORMAT_VERSIONS = (1, 2, 3)
-ACTIVATIONS_OF = {"s8_per_row": "u8_static", "f32": "f32", "mixed": "mixed"}  # of `weights`
+ACTIVATIONS_OF = {"s8_per_row": "u8_static", "f32": "f32", "bf16": "bf16", "mixed": "mixed"}  # of `weights`
 
 
 class QuantizationConfig(BaseModel):
@@ -26,13 +26,15 @@ class QuantizationConfig(BaseModel):
 
     Attributes:
         quant_method: Always "secateur".
-        format_version: 3 where the model is another one than a BERT that classifies sequences; else 1 where
-            everything is int8, else 2. A higher one belongs to a newer Secateur.
+        format_version: 3 where the model is another one than a BERT that classifies sequences, or has
+            bfloat16 weights; else 1 where everything is int8, else 2. A higher one belongs to a newer
+            Secateur.
         pattern: How the pruned matrices are stored; each matrix still says for itself.
         sparsity: Fraction of zeros over the pruned matrices, for information.
-        weights: Linear weights: all int8 symmetric per output row, all float32, or some of each.
+        weights: Linear weights: all int8 symmetric per output row, all float32, all bfloat16, or not all the
+            same.
         activations: Inputs of linear layers: uint8 with a zero point, static per tensor, where the weight
-            is int8, else float32; so it follows from `weights`.
+            is int8, else of the weight's type; so it follows from `weights`.
         embeddings: Embedding tables: int8 symmetric per row, or float32.
         attention: Query uint8, key and value int8, probabilities uint8; or float32; or this layer by layer.
     """
@@ -43,8 +45,8 @@ class QuantizationConfig(BaseModel):
     format_version: Literal[1, 2, 3] = 1
     pattern: Literal["block4", "unstructured", "dense"] = "dense"
     sparsity: float = Field(default=0.0, ge=0.0, le=1.0)
-    weights: Literal["s8_per_row", "f32", "mixed"] = "s8_per_row"
-    activations: Literal["u8_static", "f32", "mixed"] = "u8_static"
+    weights: Literal["s8_per_row", "f32", "bf16", "mixed"] = "s8_per_row"
+    activations: Literal["u8_static", "f32", "bf16", "mixed"] = "u8_static"
     embeddings: Literal["s8_per_row", "f32"] = "s8_per_row"
     attention: Literal["int8", "f32", "mixed"] = "int8"
 
@@ -57,12 +59,22 @@ class QuantizationConfig(BaseModel):
         return value
 
     @property
-    def numbers(self) -> Literal["int8", "float32", "mixed"]:
-        """What the encoder and the embeddings are made of, in one word."""
+    def numbers(self) -> Literal["int8", "float32", "bfloat16", "mixed"]:
+        """What the encoder and the embeddings are made of, in one word; bfloat16 stands beside float32."""
         kinds = {self.weights, self.embeddings, self.attention}
         if kinds == {"f32"}:
             return "float32"
+        if kinds == {"bf16", "f32"} and self.weights == "bf16":
+            return "bfloat16"
         return "int8" if kinds == {"s8_per_row", "int8"} else "mixed"
+
+
+class _VersionTwo(QuantizationConfig):
+    """What version 2 allows: no bfloat16."""
+
+    format_version: Literal[2] = 2
+    weights: Literal["s8_per_row", "f32", "mixed"] = "s8_per_row"
+    activations: Literal["u8_static", "f32", "mixed"] = "u8_static"
 
 
 class _VersionOne(QuantizationConfig):
@@ -74,6 +86,9 @@ class _VersionOne(QuantizationConfig):
     activations: Literal["u8_static"] = "u8_static"
     embeddings: Literal["s8_per_row"] = "s8_per_row"
     attention: Literal["int8"] = "int8"
+
+
+_OF_VERSION: dict[int, type[QuantizationConfig]] = {1: _VersionOne, 2: _VersionTwo, 3: QuantizationConfig}
 
 
 def parse_quantization(config: Mapping[str, Any], subject: str) -> QuantizationConfig:
@@ -106,7 +121,7 @@ def parse_quantization(config: Mapping[str, Any], subject: str) -> QuantizationC
             f"install the version of Secateur that wrote it, or compress the model again."
         )
     try:
-        return (_VersionOne if version == 1 else QuantizationConfig).model_validate(entry)
+        return _OF_VERSION[version].model_validate(entry)
     except ValidationError as error:
         problems = [
             f"quantization_config.{'.'.join(map(str, item['loc']))}: "

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from secateur.checkpoint.config import QUANT_METHOD, QuantizationConfig, parse_quantization
 from secateur.checkpoint.layout import layout_problems
 from secateur.checkpoint.replacement import replace_folder, sync_folder
 from secateur.checkpoint.shape import ModelShape, parse_labels, parse_shape
 from secateur.checkpoint.source import FileIdentity, identify, open_regular
-from secateur.checkpoint.tensor_file import read_tensors
+from secateur.checkpoint.tensor_file import read_tensors, write_tensors
 from secateur.errors import CheckpointError, problem_list
 
 __all__ = [
@@ -177,9 +175,8 @@ def write_checkpoint(
         _open_to_umask(temporary)
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         # transformers refuses a file without this entry
-        save_file(contiguous, temporary / TENSOR_FILE, metadata={"format": "pt"})
+        write_tensors(temporary / TENSOR_FILE, tensors, {"format": "pt"})
         (temporary / TENSOR_FILE).chmod(0o666 & stat.S_IMODE(temporary.stat().st_mode))
         sync_folder(temporary)
         replace_folder(temporary, target)

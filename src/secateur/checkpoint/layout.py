@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from secateur.affine import S8_MIN, SMALLEST_SCALE
 from secateur.checkpoint import names
+from secateur.checkpoint.bfloat16 import BF16, is_sound_bf16, type_name
 from secateur.checkpoint.codec import BLOCK, count_mask_bits, mask_row_bytes
 from secateur.checkpoint.column_order import order_problems
 from secateur.checkpoint.config import ACTIVATIONS_OF, QuantizationConfig
@@ -48,6 +49,7 @@ class _Form(NamedTuple):
 
 _INT8 = _Form("int8", BLOCK, "blocks", (BLOCK,), ("block4", "unstructured"))
 _FLOAT = _Form("float32", 1, "weights", (), ("unstructured",))
+_BF16 = _FLOAT._replace(dtype="bfloat16")
 
 
 def expected_linears(shape: ModelShape) -> Iterable[tuple[str, str, int, int]]:
@@ -70,23 +72,25 @@ def part_of(tensor: str, shape: ModelShape) -> str:
 
 @dataclass(frozen=True)
 class Int8Parts:
-    """What of a checkpoint is int8; the rest is float32.
+    """What of a checkpoint is int8, and which linear layers bfloat16; the rest is float32.
 
     Attributes:
         linears: Modules of the encoder's linear layers.
         attention: Modules of the attentions.
         embeddings: The tables.
+        bf16: Modules of the linear layers that are bfloat16.
     """
 
     linears: frozenset[str]
     attention: frozenset[str]
     embeddings: bool
+    bf16: frozenset[str] = frozenset()
 
 
 def find_int8_parts(
     tensors: Tensors, shape: ModelShape, quantization: QuantizationConfig | None = None
 ) -> Int8Parts:
-    """Finds what is int8 and what float32.
+    """Finds what is int8, bfloat16 and float32.
 
     Args:
         tensors: All tensors of the file, by name.
@@ -98,24 +102,26 @@ def find_int8_parts(
         format_version=2, weights="mixed", activations="mixed", attention="mixed"
     )
 
-    def is_int8(module: str) -> bool:
+    def type_of(module: str) -> str:
         for suffix in (names.WEIGHT_VALUES, names.WEIGHT):
             stored = tensors.get(names.tensor_name(module, suffix))
-            if stored is not None and stored.dtype in (np.int8, np.float32):
-                return bool(stored.dtype == np.int8)
+            if stored is not None and stored.dtype in (np.int8, np.float32, BF16):
+                return type_name(stored.dtype)
         if announced.weights == "mixed":
-            return names.tensor_name(module, names.WEIGHT_SCALE) in tensors
-        return announced.weights == "s8_per_row"
+            return "int8" if names.tensor_name(module, names.WEIGHT_SCALE) in tensors else "float32"
+        return {"s8_per_row": "int8", "bf16": "bfloat16"}.get(announced.weights, "float32")
 
     attention = [layer.attention for layer in shape.stored_layers]
     if announced.attention != "int8":
         mixed = announced.attention == "mixed"
         attention = [module for module in attention if mixed and _stored(tensors, module, _ATTENTION)]
     word = shape.embeddings.word
+    types = {module: type_of(module) for _, module, _, _ in expected_linears(shape)}
     return Int8Parts(
-        frozenset(module for _, module, _, _ in expected_linears(shape) if is_int8(module)),
+        frozenset(module for module, kind in types.items() if kind == "int8"),
         frozenset(attention),
-        is_int8(word) if quantization is None else quantization.embeddings == "s8_per_row",
+        type_of(word) == "int8" if quantization is None else quantization.embeddings == "s8_per_row",
+        frozenset(module for module, kind in types.items() if kind == "bfloat16"),
     )
 
 
@@ -130,13 +136,17 @@ def quantization_of(tensors: Tensors, shape: ModelShape, sparsity: float) -> Qua
     parts = find_int8_parts(tensors, shape)
     modules = {module for _, module, _, _ in expected_linears(shape)}
     sparse = {module for module in modules if names.tensor_name(module, names.WEIGHT_VALUES) in tensors}
-    weights = _entry(len(parts.linears), len(modules), "s8_per_row")
+    weights = _weights_entry(parts, len(modules))
     attention = _entry(len(parts.attention), len(shape.stored_layers), "int8")
     all_int8 = weights == "s8_per_row" and attention == "int8" and parts.embeddings
     ordered = any(names.tensor_name(module, names.INPUT_ORDER) in tensors for module in modules)
     return QuantizationConfig.model_validate(
         {
-            "format_version": 3 if shape.needs_version_3 else 1 if all_int8 and not ordered else 2,
+            "format_version": 3
+            if shape.needs_version_3 or parts.bf16
+            else 1
+            if all_int8 and not ordered
+            else 2,
             "pattern": "unstructured" if sparse - parts.linears else "block4" if sparse else "dense",
             "sparsity": sparsity,
             "weights": weights,
@@ -145,6 +155,12 @@ def quantization_of(tensors: Tensors, shape: ModelShape, sparsity: float) -> Qua
             "attention": attention,
         }
     )
+
+
+def _weights_entry(parts: Int8Parts, total: int) -> str:
+    if parts.bf16:
+        return "bf16" if len(parts.bf16) == total else "mixed"
+    return _entry(len(parts.linears), total, "s8_per_row")
 
 
 def _entry(int8: int, total: int, all_int8: str) -> str:
@@ -224,7 +240,7 @@ def layout_problems(
     known = set(specs)
     sound = {name for name, spec in specs.items() if _fits(tensors, name, spec, problems)}
     for _, module, out_features, in_features in expected_linears(shape):
-        form = _INT8 if module in parts.linears else _FLOAT
+        form = _INT8 if module in parts.linears else _BF16 if module in parts.bf16 else _FLOAT
         known |= _check_weight(tensors, module, (out_features, in_features), form, problems)
         sparse = names.tensor_name(module, names.WEIGHT_VALUES) in tensors
         if sparse and quantization.pattern not in form.patterns:
@@ -249,10 +265,10 @@ def _fits(tensors: Tensors, name: str, spec: _Spec, problems: list[str]) -> bool
     tensor = tensors.get(name)
     if tensor is None:
         problems.append(f"tensor {name} is missing")
-    elif tensor.dtype.name != spec.dtype or tensor.shape != spec.shape:
+    elif type_name(tensor.dtype) != spec.dtype or tensor.shape != spec.shape:
         problems.append(
             f"tensor {name} must be {spec.dtype} {list(spec.shape)}, "
-            f"but is {tensor.dtype.name} {list(tensor.shape)}"
+            f"but is {type_name(tensor.dtype)} {list(tensor.shape)}"
         )
     else:
         return True
@@ -275,9 +291,9 @@ def _check_weight(
         problems.append(f"{module} has both a dense and a sparse weight")
         return belonging
     out_features, in_features = size
-    if values_name in tensors and tensors[values_name].dtype.name != form.dtype:
+    if values_name in tensors and type_name(tensors[values_name].dtype) != form.dtype:
         problems.append(
-            f"tensor {values_name} must be {form.dtype}, but is {tensors[values_name].dtype.name}"
+            f"tensor {values_name} must be {form.dtype}, but is {type_name(tensors[values_name].dtype)}"
         )
         return belonging
     if in_features % form.block:
@@ -304,6 +320,12 @@ def _check_values(name: str, tensor: NDArray[Any], problems: list[str]) -> None:
     if tensor.dtype == np.int8:
         if int(tensor.min()) < S8_MIN:
             problems.append(f"tensor {name} holds -128, which the format does not use")
+    elif tensor.dtype == BF16:
+        finite, large = is_sound_bf16(tensor)
+        if not finite:
+            problems.append(f"tensor {name} holds NaN or infinity")
+        elif not large:
+            problems.append(f"tensor {name} holds a bfloat16 below 2^-50 that is not 0")
     elif tensor.dtype == np.float32:
         if not bool(np.isfinite(tensor).all()):
             problems.append(f"tensor {name} holds NaN or infinity")
@@ -333,7 +355,8 @@ def _check_leftovers(tensors: Tensors, shape: ModelShape, parts: Int8Parts, prob
     for module, wanted in suffixes.items():
         if module not in parts.linears and module not in parts.attention:
             for name in _stored(tensors, module, wanted):
-                problems.append(f"tensor {name} quantizes to int8, but {module} is float32")
+                kind = "bfloat16" if module in parts.bf16 else "float32"
+                problems.append(f"tensor {name} quantizes to int8, but {module} is {kind}")
                 found.add(name)
     return found
 
@@ -343,15 +366,23 @@ def _check_announced(
 ) -> None:
     """Compares the config with what is there; attentions and tables that it names have been looked for."""
     total = sum(1 for _ in expected_linears(shape))
-    for entry, what, count, whole, all_int8 in (
-        ("weights", "linear layers", len(parts.linears), total, "s8_per_row"),
-        ("attention", "attentions", len(parts.attention), len(shape.stored_layers), "int8"),
+    layers = len(shape.stored_layers)
+    found = f"{len(parts.linears)} of {total} linear layers are int8"
+    if parts.bf16:
+        found += f" and {len(parts.bf16)} bfloat16"
+        if quantization.format_version < 3:
+            problems.append(f"{min(parts.bf16)} is bfloat16, which format version 3 is the first to have")
+    for entry, expected, what in (
+        ("weights", _weights_entry(parts, total), found),
+        (
+            "attention",
+            _entry(len(parts.attention), layers, "int8"),
+            f"{len(parts.attention)} of {layers} attentions are int8",
+        ),
     ):
         announced = getattr(quantization, entry)
-        if announced != _entry(count, whole, all_int8):
-            problems.append(
-                f"quantization_config.{entry} is {announced!r}, but {count} of {whole} {what} are int8"
-            )
+        if announced != expected:
+            problems.append(f"quantization_config.{entry} is {announced!r}, but {what}")
 
 
 def _stored(tensors: Tensors, module: str, suffixes: Iterable[str]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Reading a safetensors file that anyone may have written.
+"""Reading a safetensors file that anyone may have written, and writing one.
 
 The header is checked whole before a tensor is read. Tensors are read rather than mapped: a file that is cut
 off or written to while a process uses it can then do no more than raise, where a mapping would kill the
-process or change its weights under it.
+process or change its weights under it. Files are written here too: for numpy the library has no bfloat16.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -17,15 +18,17 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.checkpoint.bfloat16 import BF16
 from secateur.checkpoint.source import FileIdentity, open_regular
 from secateur.errors import CheckpointError
 
-__all__ = ["read_tensors"]
+__all__ = ["read_tensors", "write_tensors"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
-    "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
     "U16": np.dtype("<u2"),
+    "BF16": BF16,
     "F32": np.dtype("<f4"),
 }
 _LENGTH_BYTES = 8
@@ -49,10 +52,10 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], FileIdentity]:
     """Reads every tensor of a file.
 
     Args:
-        path: A safetensors file of int8, uint8, uint16 and float32 tensors.
+        path: A safetensors file of int8, uint8, uint16, bfloat16 and float32 tensors.
 
     Returns:
-        The tensors by name, read-only, each in memory of its own; and which file it was.
+        The tensors by name, read-only, each in memory of its own, bfloat16 as `BF16`; and which file it was.
 
     Raises:
         CheckpointError: If the file is missing, damaged, too large for the memory or of other types.
@@ -72,6 +75,34 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], FileIdentity]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     except MemoryError:
         raise CheckpointError(f"{path} is too large for the memory of this machine.") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Writes a file, byte for byte as the safetensors library does: the widest types first, then by name.
+
+    Args:
+        path: A new file.
+        tensors: By name, of the types that `read_tensors` gives.
+        metadata: What the header says beside.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    types = {dtype: name for name, dtype in _DTYPES.items()}
+    order = list(_DTYPES)  # among types as wide as each other the library's order
+    ordered = sorted(tensors, key=lambda name: (-order.index(types[tensors[name].dtype]), name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in ordered:
+        begin, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": types[tensors[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        for name in ordered:
+            file.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
 
 
 def _read_header(path: Path, file: FileIO, file_size: int) -> dict[str, _Entry]:
@@ -108,7 +139,7 @@ def _layout(path: Path, header: dict[str, Any], data_size: int) -> dict[str, _En
     if foreign:
         raise CheckpointError(
             f"{path} holds tensors of type {_short(', '.join(foreign))}, and the format knows only I8, U8, "
-            f"U16 and F32: compress the model again."
+            f"U16, BF16 and F32: compress the model again."
         )
     entries = {name: _parse(name, entry) for name, entry in header.items()}
     end = 0

@@ -62,6 +62,7 @@ class Synthetic:
         sparsity: Fraction of zeros.
         quantized: Whether it is int8 throughout, else float32 throughout.
         layers: Another number of layers than the model has, or None.
+        bf16: Whether its matrices are bfloat16; it is then not quantized.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Synthetic:
     sparsity: float
     quantized: bool
     layers: int | None
+    bf16: bool = False
 
 
 def run(model: Path | None, synthetic: Synthetic | None, request: Request, json_file: Path | None) -> None:
@@ -171,6 +173,7 @@ def model_folder(model: Path | None, synthetic: Synthetic | None) -> Iterator[Pa
             sparsity=synthetic.sparsity,
             num_layers=synthetic.layers,
             quantized=synthetic.quantized,
+            bf16=synthetic.bf16,
         )
 
 

@@ -85,7 +85,7 @@ def examine() -> dict[str, Any]:
     return {
         "machine": machine,
         "engine": {"isa": isa, "threads": threads},
-        "checkpoints": f"int8, float32 and mixed; format {' and '.join(map(str, FORMAT_VERSIONS))}",
+        "checkpoints": f"int8, bfloat16, float32 and mixed; format {' and '.join(map(str, FORMAT_VERSIONS))}",
         "threads_because": because,
         "compiler": _compiler(),
         "problems": problems,

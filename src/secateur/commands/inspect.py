@@ -69,8 +69,8 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
 
     Returns:
         `task`, `shape`, `stored_layers` (fewer than run where layers share weights), `outputs` (of the task
-        head, in words), `labels`, `quantization`, `numbers` (`all`: int8, float32 or mixed; `int8_linears` of
-        how many `linears`, `int8_attentions` of how many `attentions`, `embeddings`), `size_mb`
+        head, in words), `labels`, `quantization`, `numbers` (`all`: int8, bfloat16, float32 or mixed; `int8_linears`
+        and `bf16_linears` of how many `linears`, `int8_attentions` of how many `attentions`, `embeddings`), `size_mb`
         (`embeddings`, `encoder`, `head`, `file`), `isa` and `steps` (empty where the engine is not built).
     """
     checkpoint = read_checkpoint(model)
@@ -100,6 +100,7 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "all": checkpoint.quantization.numbers,
         "int8_linears": len(parts.linears),
+        "bf16_linears": len(parts.bf16),
         "linears": sum(1 for _ in expected_linears(checkpoint.shape)),
         "int8_attentions": len(parts.attention),
         "attentions": len(checkpoint.shape.stored_layers),
@@ -120,8 +121,9 @@ def _outputs(checkpoint: Checkpoint) -> str:
 def _described(numbers: Mapping[str, Any]) -> str:
     if numbers["all"] != "mixed":
         return str(numbers["all"])
+    bf16 = f"{numbers['bf16_linears']} bfloat16, " if numbers["bf16_linears"] else ""
     return (
-        f"mixed (int8: {numbers['int8_linears']} of {numbers['linears']} matrices, "
+        f"mixed (int8: {numbers['int8_linears']} of {numbers['linears']} matrices, {bf16}"
         f"{numbers['int8_attentions']} of {numbers['attentions']} attentions; "
         f"embeddings {numbers['embeddings']})"
     )

@@ -134,10 +134,12 @@ def _numbers(quantization: QuantizationConfig) -> str:
     """Says what is int8 and what is not, as the end of a sentence."""
     if quantization.numbers == "int8":
         return "weights, activations, attention and embeddings are 8-bit integers"
+    if quantization.numbers == "bfloat16":
+        return "weights are bfloat16 and so is what they multiply, attention and embeddings are float32"
     if quantization.numbers == "float32":
         return "weights, activations, attention and embeddings are float32"
-    words = {"s8_per_row": "8-bit integers", "int8": "8-bit integers", "f32": "float32"}
-    words["mixed"] = "8-bit integers in some layers and float32 in the others"
+    words = {"s8_per_row": "8-bit integers", "int8": "8-bit integers", "f32": "float32", "bf16": "bfloat16"}
+    words["mixed"] = "8-bit integers in some layers and floats in the others"
     return (
         f"weights and activations are {words[quantization.weights]}, attention is computed in "
         f"{words[quantization.attention]}, embeddings are {words[quantization.embeddings]}"

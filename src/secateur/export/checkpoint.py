@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,11 +68,12 @@ def export_checkpoint(
     out: str | os.PathLike[str],
     recipe: str | None = None,
     metrics: Mapping[str, Any] | None = None,
+    weights: Literal["f32", "bf16"] = "f32",
 ) -> Path:
     """Writes a checkpoint folder from a live model, all of it or nothing.
 
     What has quantizers is written as int8, the rest as float32: a model without any gives a float32
-    checkpoint, pruned or dense.
+    checkpoint, pruned or dense. Linear layers without quantizers may be rounded to bfloat16 instead.
 
     Args:
         model: A model of a supported family with one of its task heads, or without any for sentence
@@ -82,6 +83,8 @@ def export_checkpoint(
         out: Where to write; an older checkpoint there is replaced.
         recipe: The resolved recipe as YAML.
         metrics: What was measured; goes into metrics.json and the model card.
+        weights: How the encoder's linear layers without quantizers are written: `f32`, or `bf16` for half the
+            bytes, which then also rounds what they multiply.
 
     Returns:
         The folder.
@@ -91,6 +94,8 @@ def export_checkpoint(
         CheckpointError: If something that is no checkpoint lies at `out`, or a tensor is not finite.
         UnsupportedError: If the model or the tokenizer cannot be written in this format.
     """
+    if weights not in ("f32", "bf16"):
+        raise UnsupportedError(f"The weights cannot be written as {weights!r}: give 'f32' or 'bf16'.")
     check_target(out)
     blocks = find_blocks(model)
     config = _config(model)
@@ -107,7 +112,8 @@ def export_checkpoint(
         orders = layer_orders(int8, block.head_dim)
         for role, projection in projections.items():
             module = names.linears[role]
-            _put_linear(tensors, module, projection, masks[role], orders.get(role), problems)
+            bf16 = weights == "bf16"
+            _put_linear(tensors, module, projection, masks[role], orders.get(role), problems, bf16)
             kept += int(np.count_nonzero(masks[role]))
             total += masks[role].size
         _put_plain(tensors, names.attn_norm, block.attn_norm)
@@ -156,6 +162,7 @@ def _put_linear(
     mask: NDArray[np.bool_],
     order: NDArray[np.uint16] | None,
     problems: list[str],
+    bf16: bool,
 ) -> None:
     """Encodes one linear layer under the name that it has in the file."""
     linear = projection.linear
@@ -166,7 +173,7 @@ def _put_linear(
     quantizer = input_quantizer(projection)
     encoded: dict[str, Any]
     if quantizer is None:
-        encoded = {**encode_float_weight(weight, pruned)}
+        encoded = encode_float_weight(weight, pruned, bf16)
     else:
         scale = symmetric_scale(np.abs(weight).max(axis=1))
         encoded = {**encode_weight(weight, pruned, scale, order), keys.WEIGHT_SCALE: scale}

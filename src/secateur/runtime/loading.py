@@ -20,6 +20,7 @@ from secateur.checkpoint import (
 )
 from secateur.errors import CheckpointError, UnsupportedError
 from secateur.runtime.lowering import lower
+from secateur.runtime.threads import usable_threads
 
 __all__ = ["LoadedModel", "load_model", "native_module"]
 
@@ -89,7 +90,7 @@ def native_module() -> Any:
 
 def _pack(native: Any, checkpoint: Checkpoint, isa: str) -> LoadedModel:
     try:
-        packed = native.Model(lower(checkpoint), isa)
+        packed = native.Model(lower(checkpoint), isa, usable_threads()[0])
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.folder} cannot be run: {str(error).rstrip('.')}.") from None
     return LoadedModel(packed, checkpoint.config, checkpoint.shape, tuple(checkpoint.labels))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from secateur.checkpoint import Checkpoint, ModelShape
+from secateur.checkpoint import BF16, Checkpoint, ModelShape
 from secateur.checkpoint import names as keys
 from secateur.checkpoint.layout import expected_linears
 from secateur.checkpoint.names import LayerNames, tensor_name
@@ -28,10 +29,11 @@ def lower(checkpoint: Checkpoint) -> dict[str, Any]:
         `hidden_size`, `num_heads`, `max_tokens`, `norm_eps` and `steps`: embed; for each layer that runs
         query, key, value, attention, attn_out, add_norm, ffn_in, ffn_out, add_norm; head. Arrays are the
         checkpoint's, and layers that are shared are the same objects each time.
-        A linear step has `weight` (int8 or float32 [N, K]), or `values` and `mask` (int8 [B, 4] with a bit a
-        block, or float32 [B] with a bit a weight), and `bias`. What is float32 lacks the entries that
-        quantize: `scale`, `input_scale` and `input_zero_point` of a linear step, `query_scale`,
-        `query_zero_point`, `key_scale` and `value_scale` of an attention step, `<kind>_scale` of a table.
+        A linear step has `weight` (int8, float32 or, as uint16, bfloat16 [N, K]), or `values` and `mask`
+        (int8 [B, 4] with a bit a block, or float32 or bfloat16 [B] with a bit a weight), and `bias`. What is
+        not int8 lacks the entries that quantize: `scale`, `input_scale` and `input_zero_point` of a linear
+        step, `query_scale`, `query_zero_point`, `key_scale` and `value_scale` of an attention step,
+        `<kind>_scale` of a table.
         The embed step has a table for each kind that the family knows and, where the layers are wider than
         the tables, `projection_weight` [H, E] and `projection_bias` [H], which follow the norm.
         The head step has `rows` (`first`, `every`, `mean`, `max`), `normalize`, and of these what the model
@@ -90,10 +92,10 @@ def _linear(tensors: Tensors, role: str, module: str, size: tuple[int, int]) -> 
     step: Step = {"op": "linear", "name": module, "role": role, "n": size[0], "k": size[1]}
     dense = tensors.get(tensor_name(module, keys.WEIGHT))
     if dense is not None:
-        step |= {"weight": dense}
+        step |= {"weight": _bits(dense)}
     else:
         values = tensors[tensor_name(module, keys.WEIGHT_VALUES)]
-        step |= {"values": values, "mask": tensors[tensor_name(module, keys.WEIGHT_MASK)]}
+        step |= {"values": _bits(values), "mask": tensors[tensor_name(module, keys.WEIGHT_MASK)]}
         order = tensors.get(tensor_name(module, keys.INPUT_ORDER))
         if order is not None:
             step["order"] = order
@@ -106,6 +108,11 @@ def _linear(tensors: Tensors, role: str, module: str, size: tuple[int, int]) -> 
         "input_scale": _number(tensors, module, keys.INPUT_SCALE),
         "input_zero_point": int(_number(tensors, module, keys.INPUT_ZERO_POINT)),
     }
+
+
+def _bits(weight: NDArray[Any]) -> NDArray[Any]:
+    """Returns bfloat16 as the uint16 that the engine takes for it, and other types as they are."""
+    return weight.view(np.uint16) if weight.dtype == BF16 else weight
 
 
 def _attention(tensors: Tensors, names: LayerNames, num_heads: int, head_dim: int) -> Step:
