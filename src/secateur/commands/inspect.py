@@ -69,9 +69,10 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
 
     Returns:
         `task`, `shape`, `stored_layers` (fewer than run where layers share weights), `outputs` (of the task
-        head, in words), `labels`, `quantization`, `numbers` (`all`: int8, bfloat16, float32 or mixed; `int8_linears`
-        and `bf16_linears` of how many `linears`, `int8_attentions` of how many `attentions`, `embeddings`), `size_mb`
-        (`embeddings`, `encoder`, `head`, `file`), `isa` and `steps` (empty where the engine is not built).
+        head, in words), `labels`, `quantization`, `numbers` (`all`: int8, bfloat16, float32 or mixed;
+        `int8_linears` and `bf16_linears` of how many `linears`, `int8_attentions` of how many `attentions`,
+        `embeddings`), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and `steps` (empty where the
+        engine is not built).
     """
     checkpoint = read_checkpoint(model)
     steps: list[dict[str, Any]] = []
