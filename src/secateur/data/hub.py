@@ -22,7 +22,7 @@ from secateur.errors import DataError, MissingExtraError
 
 __all__ = ["HubData", "is_hub_id", "load_from_hub"]
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 _FEATURES = "features.json"
 _MISSING, _FAILED = 3, 4  # exit codes of the process below
 _PLACES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ASSETS_CACHE", "HF_XET_CACHE", "HF_MODULES_CACHE")
@@ -60,7 +60,7 @@ def load_from_hub(name: str, cache: str | os.PathLike[str] | None = None) -> Hub
     with tempfile.TemporaryDirectory(prefix="secateur-data-") as work:
         out = Path(work) / "rows"
         out.mkdir()
-        home = Path(work) / "cache" if cache is None else Path(cache)
+        home = Path(work) / "cache" if cache is None else Path(cache).expanduser()
         done = subprocess.run(
             [sys.executable, "-c", f"from {__name__} import _main; _main()", name, str(out)],
             env=_environment(os.environ, home),

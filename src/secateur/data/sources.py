@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from secateur.data.manifest import Manifest, read_manifest
 from secateur.data.record import Record
 from secateur.errors import DataError
 from secateur.tasks import (
+    TASKS,
     FillMask,
     QuestionAnswering,
     SentenceEmbeddings,
@@ -83,7 +84,7 @@ def open_source(
         if source.name.lower().endswith(_PARQUET):
             return _from_hub(load_from_hub(str(source), cache), str(source), read_manifest(source))
         return Source({"train": Part(str(source), read_records(source, task))}, read_manifest(source))
-    if is_hub_id(str(path)):
+    if is_hub_id(str(path)) and not _is_file_name(source):
         return _from_hub(load_from_hub(str(path), cache), str(path), Manifest())
     raise DataError(
         f"{path} does not exist; give a data file, a folder, or the packaged set {', '.join(PACKAGED)}, "
@@ -91,8 +92,17 @@ def open_source(
     )
 
 
-def guess_task(record: Record) -> type[Task]:
-    """Says what a record is for, by its columns; text classification where nothing fits."""
+def guess_task(record: Record, roles: Collection[str] = ()) -> type[Task]:
+    """Says what a record is for; text classification where nothing fits.
+
+    Args:
+        record: The first of a data set; its columns tell.
+        roles: Those that the user gives columns for; a role that one task alone has settles it.
+    """
+    for role in roles:
+        having = [task for task in TASKS.values() if role in task.columns]
+        if len(having) == 1:
+            return having[0]
     present = [str(name) for name in record.values]
     for task in (TokenClassification, QuestionAnswering):
         found = task.guess(present)
@@ -146,6 +156,10 @@ def _from_hub(data: HubData, where: str, manifest: Manifest) -> Source:
     unused = [name for name in data.splits if name not in chosen.values()]
     notes = [f"The split {name} is not used." for name in unused]
     return Source({split: parts[split] for split in parts if split not in empty}, manifest, data.names, notes)
+
+
+def _is_file_name(path: Path) -> bool:
+    return suffix_of(path) is not None or path.name.lower().endswith((_PARQUET, ".gz"))
 
 
 def _split_like(split: str, names: Iterable[str]) -> str | None:

@@ -103,7 +103,7 @@ def load_splits(
     source = open_source(path, given, cache)
     notes = list(source.notes)
     first = next(iter(source.parts.values()))
-    chosen = given or _task_of(source, first)
+    chosen = given or _task_of(source, first, columns or {})
     known = dict(columns or {})
     tables: dict[str, Table] = {}
     for split, part in source.parts.items():
@@ -145,9 +145,9 @@ def load_splits(
     )
 
 
-def _task_of(source: Source, part: Part) -> type[Task]:
+def _task_of(source: Source, part: Part, columns: Mapping[str, str]) -> type[Task]:
     named = source.manifest.task
-    return guess_task(part.records[0]) if named is None else task_named(named)
+    return guess_task(part.records[0], columns) if named is None else task_named(named)
 
 
 def _names(source: Source, columns: Mapping[str, str]) -> list[str] | None:

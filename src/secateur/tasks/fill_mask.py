@@ -104,17 +104,16 @@ class FillMask(Task):
         mask = mask_token_id(tokenizer)
         kept = Encoded([], None, [], positions=[], details=[])
         plain = self.chunks(tokenizer, rows, max_length)
-        before = -1
+        asked = {number for number, ids in zip(plain.rows, plain.input_ids, strict=True) if mask in ids}
         for number, ids, (chunk, first, stop) in zip(plain.rows, plain.input_ids, plain.details, strict=True):
             own = [place for place, token in enumerate(ids) if token == mask]
             truth = None
-            if not own and not (number == before and kept.details[-1].truth is None):
+            if number not in asked:
                 own = _chosen(rows[number].text, chunk, range(first, stop), self.share)
                 truth = [ids[place] for place in own]
                 hidden = set(own)
                 ids = [mask if place in hidden else token for place, token in enumerate(ids)]
             if own and kept.positions is not None:
-                before = number
                 kept.input_ids.append(ids)
                 kept.rows.append(number)
                 kept.positions.append(own)

@@ -7,6 +7,7 @@ the feature's first token.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -328,7 +329,8 @@ class QuestionAnswering(Task):
         best = []
         for row, places in zip(rows, found, strict=True):
             ordered = sorted(places.items(), key=lambda one: (-one[1], one[0]))[:count]
-            best.append([Prediction(row.context[s:e], s, e, score) for (s, e), score in ordered])
+            ends = [(start, _with_marks(row.context, end), score) for (start, end), score in ordered]
+            best.append([Prediction(row.context[s:e], s, e, score) for s, e, score in ends])
         return best, nulls
 
     # --- for people ------------------------------------------------
@@ -359,6 +361,13 @@ def _answers(given: Any) -> tuple[tuple[str, int], ...]:
     ):
         raise DataError('\'answers\' must look like {"text": ["..."], "answer_start": [0]}')
     return tuple(zip(texts, starts, strict=True))
+
+
+def _with_marks(text: str, end: int) -> int:
+    """Moves an end behind combining marks, which tokenizers that strip accents leave out."""
+    while end < len(text) and unicodedata.combining(text[end]):
+        end += 1
+    return end
 
 
 def _tokens(offsets: NDArray[np.int32], start: int, end: int) -> tuple[int, int]:

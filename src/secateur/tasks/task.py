@@ -247,7 +247,7 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self, rows: Sequence[Any]) -> list[str]:
-        """Returns a few lines on rows to learn from, as their number of labels and the balance between them."""
+        """Returns a few lines on rows, as their number of labels and the balance between them."""
 
     def unknown(self, rows: Iterable[Any]) -> list[str]:
         """Returns the labels of rows that the task does not know, sorted; none by default."""
