@@ -8,7 +8,7 @@ sums), this file is exact and rounds once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,16 +43,25 @@ def reference_logits(
 
 
 def reference_outputs(
-    checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    checkpoint: Checkpoint,
+    sequences: Sequence[Sequence[int]],
+    types: Sequence[Sequence[int]] | None = None,
+    gelu: Callable[[np.ndarray, str], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Returns what the task head gives for each sequence of a ragged batch: [L], or [S, L] for all tokens."""
+    """Returns what the task head gives for each sequence of a ragged batch: [L], or [S, L] for all tokens.
+
+    `gelu(x, kind)` takes the place of the true one.
+    """
     token_types = types if types is not None else [[0] * len(ids) for ids in sequences]
-    model = _Model(checkpoint)
+    model = _Model(checkpoint, gelu)
     return [model.outputs(*pair) for pair in zip(sequences, token_types, strict=True)]
 
 
 class _Model:
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, gelu: Callable[[np.ndarray, str], np.ndarray] | None = None
+    ) -> None:
+        self.gelu = gelu
         self.shape = checkpoint.shape
         self.tensors = checkpoint.tensors
 
@@ -169,6 +178,8 @@ class _Model:
             return np.tanh(x)
         if kind == "relu":
             return np.maximum(x, np.float32(0))
+        if self.gelu is not None:
+            return self.gelu(x, kind)
         if kind == "gelu_new":
             inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
             return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 
 from secateur.affine import symmetric_scale
 from secateur.checkpoint import (
+    FAMILIES,
     Int8Parts,
     encode_float_weight,
     encode_weight,
@@ -101,6 +102,27 @@ def tiny_config(numbers: Numbers = "int8", **changes: Any) -> dict[str, Any]:
         "label2id": {"alarm": 0, "table": 1, "time": 2},
         "quantization_config": dict(QUANTIZATION[numbers]),
     }
+    return {**config, **changes}
+
+
+def family_config(
+    family: str, end: str = "ForSequenceClassification", numbers: Numbers = "int8", **changes: Any
+) -> dict[str, Any]:
+    """Returns the config.json of a tiny model of any family and task head; `changes` go on top."""
+    layout = FAMILIES[family]
+    config = {layout.key(name): value for name, value in tiny_config(numbers).items()}
+    config |= {"model_type": family, "architectures": [f"{layout.class_name}{end}"]}
+    config["quantization_config"]["format_version"] = 3
+    if layout.projection is not None:
+        config["embedding_size"] = 24
+    if layout.inner_layers is not None:
+        config |= {"num_hidden_layers": 4, "num_hidden_groups": 2}
+    if layout.counts_padding:
+        config |= {"pad_token_id": 1, "max_position_embeddings": 26, "type_vocab_size": 1}
+    if not layout.heads[end].labels:
+        del config["id2label"], config["label2id"]
+    if end == "Model":
+        config["sentence_embedding"] = {"pooling": "mean", "normalize": True}
     return {**config, **changes}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tiny_bert import MAX_TOKENS
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from secateur.checkpoint import FAMILIES
 from secateur.sparsity import MagnitudePruner, Pattern
@@ -78,7 +81,7 @@ def tiny_model(
     if FAMILIES[family].heads[end].labels and "num_labels" not in changes and "id2label" not in changes:
         config.num_labels = 5
     if end == "Model":
-        config.sentence_embedding = {"pooling": "mean", "normalize": True, **changes.get("embedding", {})}
+        config.sentence_embedding = {"pooling": "mean", "normalize": True}
     model = getattr(transformers, f"{FAMILIES[family].class_name}{end}")(config).eval()
     _set_biases_(model)
     if sparsity is not None:
@@ -96,3 +99,46 @@ def _set_biases_(model: nn.Module) -> None:
                 parameter.copy_(
                     torch.randn_like(parameter) * 0.1 + ("norm" in name.lower()) * name.endswith("weight")
                 )
+
+
+def token_types(model: Any, sequences: Sequence[Sequence[int]]) -> list[list[int]] | None:
+    """Returns types as those of pairs of texts, where the family has two; else None."""
+    if getattr(model.config, "type_vocab_size", 1) < 2:
+        return None
+    return [[0] * (len(ids) // 2) + [1] * (len(ids) - len(ids) // 2) for ids in sequences]
+
+
+def family_batch(model: Any, sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Returns the model's arguments, padded with its own padding id."""
+    longest = max(map(len, sequences))
+
+    def filled(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+        return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+    batch = {
+        "input_ids": filled(sequences, model.config.pad_token_id),
+        "attention_mask": filled([[1] * len(ids) for ids in sequences], 0),
+    }
+    types = token_types(model, sequences)
+    return batch if types is None else {**batch, "token_type_ids": filled(types, 0)}
+
+
+def torch_outputs(model: Any, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Returns what PyTorch's model gives for each sequence, as the engine's head shall: [L] or [S, L]."""
+    with torch.no_grad():
+        result = model(**family_batch(model, sequences))
+    if hasattr(result, "start_logits"):
+        rows = torch.stack([result.start_logits, result.end_logits], dim=-1)
+    else:
+        rows = result.logits if hasattr(result, "logits") else result.last_hidden_state
+    if rows.dim() == 2:
+        return list(rows.numpy())
+    tokens = [row[: len(ids)] for row, ids in zip(rows, sequences, strict=True)]
+    if hasattr(result, "last_hidden_state"):
+        return [_sentence_embedding(row, **model.config.sentence_embedding).numpy() for row in tokens]
+    return [row.numpy() for row in tokens]
+
+
+def _sentence_embedding(tokens: Tensor, pooling: str, normalize: bool) -> Tensor:
+    pooled = {"mean": tokens.mean(dim=0), "max": tokens.amax(dim=0), "cls": tokens[0]}[pooling]
+    return functional.normalize(pooled, dim=0) if normalize else pooled

@@ -150,8 +150,8 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized by 'gptq'"),
         ({"quantization_config": 3}, "quantized by 3"),
         (
-            {"quantization_config": {"quant_method": "secateur", "format_version": 3}},
-            "has format version 3, and this Secateur reads versions 1 and 2: install",
+            {"quantization_config": {"quant_method": "secateur", "format_version": 4}},
+            "has format version 4, and this Secateur reads versions 1 to 3: install",
         ),
         (
             {"quantization_config": {"quant_method": "secateur", "format_version": [2]}},
@@ -235,9 +235,13 @@ def test_a_wrong_config_is_refused(folder: Path, changes: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "a model of type 'gpt2'; supported: bert"),
+        ({"model_type": "gpt2"}, "of the family 'gpt2'; supported: bert, roberta"),
         ({"model_type": ["bert"]}, "supported: bert"),
-        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM; supported: BertForSequenceClassification"),
+        ({"model_type": "mpnet"}, r"of the family 'mpnet' \(its attention adds a bias"),
+        (
+            {"architectures": ["BertForMultipleChoice"]},
+            "BertForMultipleChoice; supported: BertForSequenceClassification",
+        ),
         ({"hidden_act": "swish"}, "activation 'swish'; supported: gelu, gelu_new, relu"),
         ({"hidden_act": ["gelu"]}, "supported: gelu, gelu_new, relu"),
         ({"position_embedding_type": "relative_key"}, "position embeddings of type 'relative_key'"),

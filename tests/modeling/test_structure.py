@@ -5,17 +5,21 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
+from tiny_models import FAMILY_ROWS, HEADS, MEMBERS, family_batch, tiny_model
 from torch import nn
 from transformers import (
     BertConfig,
+    BertForMultipleChoice,
     BertForSequenceClassification,
     BertModel,
-    DistilBertConfig,
-    DistilBertModel,
+    MPNetConfig,
+    MPNetModel,
 )
 
 from secateur.errors import StructureError, UnsupportedError
 from secateur.modeling import find_blocks, find_projections
+from secateur.modeling.structure import find_architecture
 
 
 def tiny_config(**changes: object) -> BertConfig:
@@ -55,12 +59,58 @@ def test_a_model_without_a_head_has_the_same_blocks_under_its_own_names() -> Non
     assert names[0] == "encoder.layer.0.attention.self.query"
 
 
-def test_other_families_are_refused_by_name() -> None:
-    model = DistilBertModel(DistilBertConfig(vocab_size=20, dim=32, n_layers=1, n_heads=4, hidden_dim=64))
-    with pytest.raises(UnsupportedError, match=r"'distilbert' cannot be compressed yet; supported: bert"):
+def test_other_families_are_refused_by_name_and_reason() -> None:
+    model = MPNetModel(MPNetConfig(vocab_size=20, hidden_size=32, num_hidden_layers=1, num_attention_heads=4))
+    with pytest.raises(
+        UnsupportedError, match=r"'mpnet' \(its attention adds a bias .*\); supported: bert, rob"
+    ):
         find_blocks(model)
-    with pytest.raises(UnsupportedError, match=r"'Linear' cannot be compressed yet"):
+    with pytest.raises(UnsupportedError, match=r"of the family 'Linear'; supported: bert"):
         find_blocks(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("end", HEADS)
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_family_has_its_blocks(member: str, end: str) -> None:
+    model = tiny_model(member, end)
+    blocks = find_blocks(model)
+    distinct = {"albert": 1, "albert-wide": 1, "albert-groups": 4}.get(member, 2)
+    assert len(blocks) == distinct
+    linears = [projection.linear for projection in find_projections(model)]
+    assert len({id(linear) for linear in linears}) == 6 * distinct
+    for block in blocks:
+        sizes = (block.hidden_size, block.intermediate_size, block.num_heads, block.head_dim)
+        assert sizes == (32, 64, 4, 8)
+        for projection in block.projections():
+            assert model.get_submodule(projection.name) is projection.linear
+        norms = [
+            module
+            for module in model.get_submodule(block.prefix).modules()
+            if isinstance(module, nn.LayerNorm)
+        ]
+        assert {id(norm) for norm in norms} == {id(block.attn_norm), id(block.ffn_norm)}
+    assert find_architecture(model) == type(model).__name__
+
+
+@pytest.mark.parametrize("member", FAMILY_ROWS)
+def test_blocks_are_in_the_order_in_which_data_pass(member: str) -> None:
+    """A role that stands for another matrix would still have the right shape."""
+    model = tiny_model(member, "Model")
+    seen: list[str] = []
+    for projection in find_projections(model):
+        projection.linear.register_forward_hook(lambda *_, name=projection.name: seen.append(name))
+    with torch.no_grad():
+        model(**family_batch(model, [[5, 6, 7]]))
+    names = [projection.name for projection in find_projections(model)]
+    assert seen == names * (3 if member == "albert" else 1)
+
+
+def test_a_derived_class_is_what_it_derives_from() -> None:
+    class Encoder(BertModel):
+        pass
+
+    assert find_architecture(Encoder(tiny_config())) == "BertModel"
+    assert find_architecture(BertForMultipleChoice(tiny_config())) is None
 
 
 def test_decoders_are_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_bert import mixed_parts, padded, random_sequences, tiny_bert
 from torch import nn
-from transformers import BertForSequenceClassification, DistilBertConfig, DistilBertModel
+from transformers import BertForSequenceClassification, MPNetConfig, MPNetModel
 
 from secateur.errors import SecateurError, StructureError, UnsupportedError
 from secateur.modeling import find_blocks
@@ -192,8 +192,8 @@ def test_attaching_twice_is_refused() -> None:
 
 
 def test_other_families_are_refused() -> None:
-    model = DistilBertModel(DistilBertConfig(dim=32, n_heads=4, n_layers=1, hidden_dim=64, vocab_size=50))
-    with pytest.raises(UnsupportedError, match="bert"):
+    model = MPNetModel(MPNetConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, vocab_size=50))
+    with pytest.raises(UnsupportedError, match="mpnet"):
         attach_quantizers_(model)
 
 

@@ -275,9 +275,16 @@ def _config(model: nn.Module) -> dict[str, Any]:
         raise UnsupportedError(
             f"{type(model).__name__} cannot be exported; supported: {', '.join(family.architectures)}."
         )
+    head = family.architectures[architecture]
+    if head.head == "embedding" and "sentence_embedding" not in config:
+        raise UnsupportedError(
+            f"{type(model).__name__} has no task head, so it is written as one for sentence embeddings, and "
+            f'must say how: set model.config.sentence_embedding = {{"pooling": "mean", "normalize": True}}, '
+            f'or the pooling "cls" or "max".'
+        )
     config["architectures"] = [architecture]
     config["dtype"] = "float32"
-    if family.architectures[architecture].labels:
+    if head.labels:
         # transformers leaves the names out where they are the default ones.
         config["id2label"] = {str(index): label for index, label in model.config.id2label.items()}
         config["label2id"] = {label: int(index) for index, label in model.config.id2label.items()}

@@ -79,6 +79,8 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         if (self.training or self.observing) and not self._is_frozen and not _is_recomputing():
             self._observe(x.detach())
         scale, zero_point = self.qparams()
+        if self.training:  # a layer that is shared moves them again before this pass goes backward
+            scale, zero_point = scale.clone(), zero_point.clone()
         limits = (S8_MIN, S8_MAX) if self.symmetric else (U8_MIN, U8_MAX)
         q = quantize(x, scale, zero_point, *limits, dtype or compute_dtype(x.device.type))
         return q, scale

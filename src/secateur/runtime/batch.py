@@ -32,6 +32,7 @@ def ragged_batch(
     num_token_types: int,
     max_length: int,
     max_tokens: int | None = None,
+    padding_id: int | None = None,
 ) -> RaggedBatch:
     """Flattens and checks a batch.
 
@@ -43,6 +44,7 @@ def ragged_batch(
         num_token_types: Token types must be smaller.
         max_length: Most tokens a sequence may have.
         max_tokens: Most tokens that the engine takes at a time, if it has a limit.
+        padding_id: An id that must not be among the tokens, if there is one.
 
     Returns:
         The batch; it may hold no sequence at all.
@@ -77,6 +79,8 @@ def ragged_batch(
     if int(lengths.sum()) >= 2**31:
         raise DataError("The batch has 2^31 tokens or more: give it in parts.")
     _check_range(ids, vocab_size, lengths, "Token id")
+    if padding_id is not None:
+        _check_padding(ids, padding_id, lengths)
     if types is not None:
         _check_range(types, num_token_types, lengths, "Token type")
     offsets = np.zeros(len(lengths) + 1, np.int32)
@@ -176,6 +180,17 @@ def _check_range(values: NDArray[Any], size: int, lengths: NDArray[np.int64], na
         f"{name} {int(values[worst])} in sequence {sequence} is outside 0 to {size - 1}: "
         f"use the tokenizer of this model."
     )
+
+
+def _check_padding(ids: NDArray[Any], padding_id: int, lengths: NDArray[np.int64]) -> None:
+    """Refuses padding among the tokens of a family whose positions count the ids that are no padding."""
+    found = ids == padding_id
+    if found.any():
+        sequence = int(np.searchsorted(np.cumsum(lengths), int(found.argmax()), side="right"))
+        raise DataError(
+            f"Sequence {sequence} holds the padding id {padding_id} among its tokens, and this family of "
+            f"models has no position for it: give an attention_mask, or take the padding token out of the text."
+        )
 
 
 def _as_int32(values: NDArray[Any]) -> NDArray[np.int32]:

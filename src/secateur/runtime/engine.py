@@ -115,7 +115,8 @@ class Engine:
 
         Args:
             input_ids: [B, S] integers, or B sequences of any lengths; these cost no padding.
-            token_type_ids: Shaped like `input_ids`; None means 0 everywhere.
+            token_type_ids: Shaped like `input_ids`; None means 0 everywhere. Families without a table of
+                token types, as DistilBERT, do not look at them.
             attention_mask: Shaped like `input_ids`: 1 for tokens and then 0 for padding, which is dropped.
             positions: For the heads "token" and "masked": which tokens of each sequence to give a row for, B
                 ascending lists, some of which may be empty. None asks for all, which over a vocabulary is
@@ -131,14 +132,16 @@ class Engine:
                 differ, or the head takes no positions.
             UnsupportedError: If the memory is not there, or in a forked child the threads.
         """
+        shape = self._model.shape
         batch = ragged_batch(
             input_ids,
-            token_type_ids,
+            token_type_ids if shape.num_token_types else None,
             attention_mask,
             vocab_size=self.vocab_size,
             num_token_types=self.num_token_types,
             max_length=self.max_length,
             max_tokens=self.max_tokens,
+            padding_id=shape.padding_id,
         )
         every_token = bool(self._plan.every_token)
         bounds: NDArray[Any] = batch.offsets
