@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from plan_description import random_batch, random_description
+from plan_description import random_batch, random_description, share_layers
+from plan_heads import HEADS
 
 from secateur import _engine
 
@@ -55,9 +56,30 @@ NUMBERS = [
     ),
     *(0.0, -1.0, 0.5, 1e-45, 1e-38, 1e30, 3e38, 1e300, float("nan"), float("inf"), -float("inf")),
 ]
-STRINGS = ["", "query", "ffn_in", "linear", "embed", "head", "relu", "\udc80", "x" * 10000, "a\0b"]
+STRINGS = [
+    "",
+    "query",
+    "ffn_in",
+    "linear",
+    "embed",
+    "head",
+    "relu",
+    "tanh",
+    "first",
+    "every",
+    "mean",
+    "max",
+    "\udc80",
+    "x" * 10000,
+    "a\0b",
+]
 OTHERS = [None, True, b"query", [], {}, (), [1], object(), np.float32(1), np.int64(1)]
 DTYPES = ["i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8", ">f4", "c8", "?", "O", "U3", "V4"]
+# Entries of a head and of embeddings: one that is there may be moved to the place of one that is not.
+OPTIONAL = [
+    *("rows", "dense_weight", "dense_bias", "dense_activation", "gamma", "beta", "weight", "weight_scale"),
+    *("bias", "normalize", "token_type", "token_type_scale", "projection_weight", "projection_bias"),
+]
 SPECIALS = [0, 1, -1, 127, -127, -128, 255, 1e-45, 1e-38, 1e30, 3e38, np.nan, np.inf, -np.inf]
 
 
@@ -73,17 +95,20 @@ def fuzz_plan(rng: Generator) -> str:
         return "plans refused"
     refused = 0
     for _ in range(3):
-        batch = list(_batch(rng))
+        batch = list(_batch(rng, plan.every_token))
         if rng.random() < 0.4:
-            which = rng.integers(0, 3)
+            which = rng.integers(0, 4)
             batch[which] = _value(rng) if rng.random() < 0.3 else _damaged_array(rng, batch[which])
         try:
-            logits = plan.run(*batch)
+            outputs = plan.run(*batch)
         except (ValueError, TypeError) as error:
             _must_say_something(error)
             refused += 1
         else:
-            assert logits.shape == (len(batch[2]) - 1, plan.num_outputs)
+            rows = len(batch[2]) - 1
+            if plan.every_token:
+                rows = len(batch[0] if batch[3] is None else batch[3])
+            assert outputs.shape == (rows, plan.num_outputs)
     return "plans that ran" if refused < 3 else "plans that refused every batch"
 
 
@@ -95,7 +120,7 @@ def _description(rng: Generator) -> Record:
     heads = int(rng.integers(1, 5))
     dense = [role for role in ("query", "value", "attn_out", "ffn_in", "ffn_out") if rng.random() < 0.3]
     f32 = [part for part in FLOATS if rng.random() < 0.3] if rng.random() < 0.6 else []
-    return random_description(
+    description = random_description(
         hidden=heads * 4 * int(rng.integers(1, 9)),
         heads=heads,
         inner=4 * int(rng.integers(1, 33)),
@@ -107,7 +132,11 @@ def _description(rng: Generator) -> Record:
         activation=str(rng.choice(["gelu", "gelu_new", "relu"])),
         seed=int(rng.integers(0, 1000)),
         f32=tuple(f32),
+        embedding=4 * int(rng.integers(1, 12)) if rng.random() < 0.3 else None,
+        token_types=bool(rng.random() < 0.8),
+        head=str(rng.choice(list(HEADS))),
     )
+    return share_layers(description) if rng.random() < 0.2 else description
 
 
 def _plan(rng: Generator, description: Record) -> Any:
@@ -125,10 +154,13 @@ def _plan(rng: Generator, description: Record) -> Any:
     return _engine.Plan(_engine.Model(description, isa), threads, max_tokens)
 
 
-def _batch(rng: Generator) -> tuple[Any, Any, Any]:
+def _batch(rng: Generator, every_token: bool) -> tuple[Any, Any, Any, Any]:
     lengths = rng.integers(1, POSITIONS + 1, rng.integers(1, 8)).tolist()
     ids, types, offsets = random_batch(lengths, seed=int(rng.integers(0, 1000)))
-    return ids, (types if rng.random() < 0.7 else None), offsets
+    positions = None
+    if rng.random() < (0.6 if every_token else 0.1):
+        positions = np.flatnonzero(rng.random(len(ids)) < rng.random()).astype(np.int32)
+    return ids, (types if rng.random() < 0.5 else None), offsets, positions
 
 
 def _damage(rng: Generator, description: Record) -> None:
@@ -162,8 +194,10 @@ def _damage_record(rng: Generator, record: Record) -> None:
         del record[key]
     elif kind < 0.2:
         record[key] = record[keys[rng.integers(0, len(keys))]]
-    elif kind < 0.3:
+    elif kind < 0.25:
         record["mask" if rng.random() < 0.5 else "weight"] = record[key]
+    elif kind < 0.3:
+        record[OPTIONAL[rng.integers(0, len(OPTIONAL))]] = record[key]
     elif isinstance(record[key], np.ndarray) and kind < 0.9:
         record[key] = _damaged_array(rng, record[key])
     elif isinstance(record[key], (int, float)) and kind < 0.9:

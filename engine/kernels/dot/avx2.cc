@@ -30,7 +30,11 @@ inline void step(const T* w, int64_t w_step, const float* x, int64_t x_step, __m
   for (int half = 0; half < 2; ++half) {
     __m256 weights[kRows];
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) weights[r] = load(w + r * w_step + half * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      weights[r] = load(w + r * w_step + half * kLanes);
+      // Kept in a register: g++ 12 loads it again for the second token, and 16 loads take longer than 12 products.
+      if constexpr (kTokens > 1) asm("" : "+x"(weights[r]));
+    }
 #pragma GCC unroll 2
     for (int t = 0; t < kTokens; ++t) {
       const __m256 token = load(x + t * x_step + half * kLanes);
