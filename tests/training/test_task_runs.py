@@ -35,7 +35,7 @@ RECIPE = recipe(*STAGES, epochs=8, learning_rate=3e-3, batch_size=16, dropout=0.
 LEAST = {
     "single": ("accuracy", 0.9, 0.8),
     "pair": ("accuracy", 0.9, 0.8),
-    "multi": ("micro_f1", 0.8, 0.6),
+    "multi": ("micro_f1", 0.7, 0.6),
     "regression": ("pearson", 0.8, 0.7),
     "tokens": ("f1", 0.9, 0.8),
     "questions": ("f1", 0.6, 0.5),

@@ -65,9 +65,7 @@ def model_outputs(
     network.eval()
     chosen = ChosenTokens(network) if task.head == "masked" else None
     try:
-        with (
-            torch.no_grad()
-        ):  # not inference_mode: masks keep what they compute, and training goes on with it
+        with torch.no_grad():  # not inference_mode: training goes on with what masks keep
             for start in range(0, len(order), batch_size):
                 numbers = order[start : start + batch_size]
                 batch = {
