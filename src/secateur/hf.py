@@ -194,12 +194,13 @@ def _untie_(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
     if decoder is None:
         return {}
     decoder._parameters.pop(keys.WEIGHT)
-    if checkpoint.shape.head.output != checkpoint.shape.head.decoder:
-        decoder._parameters.pop(keys.BIAS)
-        decoder._is_hf_initialized = True  # else transformers would fill a weight that is not there
-    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", {}))  # not before version 5
-    if tied:
+    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", {}))
+    if tied:  # not before version 5, which ties the bias by itself
         model.all_tied_weights_keys = {}
+    if checkpoint.shape.head.output != checkpoint.shape.head.decoder:
+        decoder._is_hf_initialized = True  # else transformers would fill a weight that is not there
+        if tied:
+            decoder._parameters.pop(keys.BIAS)
     return tied
 
 
@@ -243,7 +244,7 @@ def _is_plain(module: nn.Module, suffix: str, array: NDArray[Any]) -> bool:
 
 def _check_complete(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Refuses a model with parameters that the checkpoint does not hold: they would stay random."""
-    filled = set()
+    filled = {(id(_decoder(model, checkpoint)), keys.BIAS)}  # that of the head
     for name in checkpoint.tensors:
         module, suffix = _home(model, checkpoint, name)
         filled.add((id(module), keys.WEIGHT if suffix == keys.WEIGHT_VALUES else suffix))

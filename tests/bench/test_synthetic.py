@@ -9,8 +9,9 @@ import pytest
 
 from secateur.bench import synthetic
 from secateur.bench.synthetic import SyntheticShape, write_synthetic
-from secateur.checkpoint import linear_names, read_checkpoint, tensor_name, unpack_mask
+from secateur.checkpoint import FAMILIES, linear_names, read_checkpoint, tensor_name, unpack_mask
 from secateur.errors import UnsupportedError
+from secateur.runtime.engine import Engine
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +86,18 @@ def test_what_cannot_be_is_named(tmp_path: Path, changes: dict[str, object], sai
     with pytest.raises(UnsupportedError, match=said):
         write_synthetic(tmp_path / "model", **arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_synthetic_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, quantized: bool
+) -> None:
+    assert family in {shape.family for shape in synthetic.SHAPES.values()}
+    shape = SyntheticShape(2, 64, 4, vocab_size=100, max_positions=32, family=family, embedding_size=40)
+    monkeypatch.setitem(synthetic.SHAPES, "other", shape)
+    folder = write_synthetic(tmp_path / "model", "other", sparsity=0.8, quantized=quantized)
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.shape.family == family
+    assert checkpoint.shape.max_positions == 32
+    assert Engine.from_pretrained(folder)([[5, 6, 7]]).shape == (1, 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reference_engine import reference_logits
 from tiny_bert import padded, random_sequences, tiny_bert, tiny_fast_tokenizer
-from transformers import BertForMaskedLM, BertForSequenceClassification
+from transformers import BertForMultipleChoice, BertForSequenceClassification
 
 from secateur import affine
 from secateur.checkpoint import decode_weight, read_checkpoint
@@ -182,5 +182,7 @@ def test_a_range_that_never_moved_is_said(tmp_path: Path) -> None:
 
 def test_other_heads_are_refused(tmp_path: Path) -> None:
     config = tiny_bert().config
-    with pytest.raises(UnsupportedError, match="only models for sequence classification"):
-        export_checkpoint(BertForMaskedLM(config), tiny_fast_tokenizer(), tmp_path / "out")
+    with pytest.raises(
+        UnsupportedError, match="BertForMultipleChoice cannot be exported; supported: BertForSeq"
+    ):
+        export_checkpoint(BertForMultipleChoice(config), tiny_fast_tokenizer(), tmp_path / "out")

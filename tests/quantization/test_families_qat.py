@@ -50,7 +50,8 @@ def test_everything_is_quantized_and_stays_close(member: str, end: str) -> None:
     difference = np.abs(flat(model) - before).mean()
     assert 0 < difference < 0.3 * before.std()
     enable_quantizers_(model, False)
-    np.testing.assert_array_equal(flat(model), before)
+    # Before transformers 5 ELECTRA's own attention sums in another order than the one that takes its place.
+    np.testing.assert_allclose(flat(model), before, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("member", MEMBERS)

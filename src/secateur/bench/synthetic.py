@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from secateur.affine import symmetric_scale
 from secateur.checkpoint import (
-    embedding_names,
+    FAMILIES,
+    ModelShape,
     encode_float_weight,
     encode_weight,
-    head_names,
-    linear_names,
     quantization_of,
     tensor_name,
     write_checkpoint,
@@ -38,19 +37,56 @@ class SyntheticShape:
     num_heads: int
     vocab_size: int = 30522
     max_positions: int = 512
+    family: str = "bert"
+    embedding_size: int | None = None
 
     @property
     def intermediate_size(self) -> int:
         """Features inside the feed-forward part."""
         return 4 * self.hidden_size
 
+    def config(self) -> dict[str, Any]:
+        """Returns the config.json of a classifier with two labels, without `quantization_config`."""
+        layout = FAMILIES[self.family]
+        sizes: dict[str, Any] = {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_positions + 2 * layout.counts_padding,
+            "type_vocab_size": 1 if layout.counts_padding else 2,
+            "hidden_act": layout.activation,
+            "layer_norm_eps": 1e-12,
+        }
+        config: dict[str, Any] = {
+            "architectures": [f"{layout.class_name}ForSequenceClassification"],
+            "model_type": self.family,
+            **{layout.key(name): value for name, value in sizes.items()},
+            "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+            "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+        }
+        if layout.counts_padding:
+            config["pad_token_id"] = 1
+        if layout.projection is not None:
+            config["embedding_size"] = self.embedding_size or self.hidden_size
+        return config
 
-# DistilBERT runs in BERT's layout: six layers of the same matrices.
+
+# "distilbert" is older than its family here: BERT's layout with six layers of the same matrices.
 SHAPES = {
     "bert-base": SyntheticShape(12, 768, 12),
     "bert-large": SyntheticShape(24, 1024, 16),
     "distilbert": SyntheticShape(6, 768, 12),
     "minilm-l6": SyntheticShape(6, 384, 12),
+    "roberta-base": SyntheticShape(12, 768, 12, 50265, family="roberta"),
+    "roberta-large": SyntheticShape(24, 1024, 16, 50265, family="roberta"),
+    "xlm-roberta-base": SyntheticShape(12, 768, 12, 250002, family="xlm-roberta"),
+    "camembert-base": SyntheticShape(12, 768, 12, 32005, family="camembert"),
+    "distilbert-base": SyntheticShape(6, 768, 12, family="distilbert"),
+    "electra-small": SyntheticShape(12, 256, 4, family="electra", embedding_size=128),
+    "electra-base": SyntheticShape(12, 768, 12, family="electra", embedding_size=768),
+    "albert-base": SyntheticShape(12, 768, 12, 30000, family="albert", embedding_size=128),
 }
 
 
@@ -81,30 +117,16 @@ def write_synthetic(
     Raises:
         UnsupportedError: The name, the pattern, the sparsity or the number of layers is not possible.
     """
-    shape = _checked_shape(name, pattern, sparsity, num_layers)
+    sizes = _checked_shape(name, pattern, sparsity, num_layers)
+    config = sizes.config()
+    shape = parse_shape(config, name)
     random = np.random.default_rng(seed)
     tensors: dict[str, NDArray[Any]] = {}
     _put_embeddings(tensors, shape, random, quantized)
     _put_layers(tensors, shape, pattern, sparsity, random, quantized)
     _put_head(tensors, shape, random)
-    config: dict[str, Any] = {
-        "architectures": ["BertForSequenceClassification"],
-        "model_type": "bert",
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_heads,
-        "vocab_size": shape.vocab_size,
-        "max_position_embeddings": shape.max_positions,
-        "type_vocab_size": 2,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-        "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
-        "label2id": {"LABEL_0": 0, "LABEL_1": 1},
-    }
     zeros = 0.0 if pattern == "dense" else sparsity
-    quantization = quantization_of(tensors, parse_shape(config, name), zeros)
-    config["quantization_config"] = quantization.model_dump()
+    config["quantization_config"] = quantization_of(tensors, shape, zeros).model_dump()
     return write_checkpoint(folder, config, tensors, {})
 
 
@@ -132,19 +154,28 @@ def _put(tensors: dict[str, NDArray[Any]], module: str, **arrays: NDArray[Any]) 
 
 
 def _put_embeddings(
-    tensors: dict[str, NDArray[Any]], shape: SyntheticShape, random: np.random.Generator, quantized: bool
+    tensors: dict[str, NDArray[Any]], shape: ModelShape, random: np.random.Generator, quantized: bool
 ) -> None:
-    names = embedding_names("bert")
-    rows = {"word": shape.vocab_size, "position": shape.max_positions, "token_type": 2}
+    names, wide = shape.embeddings, shape.embedding_size
     for kind, module in names.tables.items():
+        rows = shape.table_rows[kind]
         if not quantized:
-            _put(tensors, module, weight=_normal(random, rows[kind], shape.hidden_size, std=0.03))
+            _put(tensors, module, weight=_normal(random, rows, wide, std=0.03))
             continue
-        table = random.integers(-127, 128, (rows[kind], shape.hidden_size), dtype=np.int8)
+        table = random.integers(-127, 128, (rows, wide), dtype=np.int8)
         table[:, 0] = 127  # as training leaves every row: PyTorch loads no others
-        _put(tensors, module, weight=table, weight_scale=np.full(rows[kind], 4e-4, np.float32))
+        _put(tensors, module, weight=table, weight_scale=np.full(rows, 4e-4, np.float32))
     # The one norm that the format stores with two axes; see docs/format.md on the guard.
-    _put_norm(tensors, names.norm, (1, shape.hidden_size), random)
+    _put_norm(tensors, names.norm, (1, wide), random)
+    if names.projection is not None:
+        _put_linear(tensors, names.projection, shape.hidden_size, wide, random)
+
+
+def _put_linear(
+    tensors: dict[str, NDArray[Any]], module: str, rows: int, columns: int, random: np.random.Generator
+) -> None:
+    weight = _normal(random, rows, columns, std=1 / columns**0.5)
+    _put(tensors, module, weight=weight, bias=np.zeros(rows, np.float32))
 
 
 def _put_norm(
@@ -160,7 +191,7 @@ def _put_norm(
 
 def _put_layers(
     tensors: dict[str, NDArray[Any]],
-    shape: SyntheticShape,
+    shape: ModelShape,
     pattern: str,
     sparsity: float,
     random: np.random.Generator,
@@ -168,13 +199,12 @@ def _put_layers(
 ) -> None:
     hidden, wide = shape.hidden_size, shape.intermediate_size
     sizes = {"ffn_in": (wide, hidden), "ffn_out": (hidden, wide)}
-    roles = linear_names(0, "bert").linears
+    roles = shape.stored_layers[0].linears
     # Drawn once and rolled by some rows in each layer: random numbers are the slow part.
     drawn = {role: _pruned(sizes.get(role, (hidden, hidden)), pattern, sparsity, random) for role in roles}
     masks = {role: mask for role, (_, mask) in drawn.items() if mask is not None}
-    orders = layer_orders(masks, shape.hidden_size // shape.num_heads) if quantized else {}
-    for layer in range(shape.num_layers):
-        names = linear_names(layer, "bert")
+    orders = layer_orders(masks, shape.head_dim) if quantized else {}
+    for layer, names in enumerate(shape.stored_layers):
         for role, module in names.linears.items():
             weight, mask = drawn[role]
             weight = np.roll(weight, 7 * layer, axis=0)
@@ -223,11 +253,9 @@ def _pruned(
     return weight, mask
 
 
-def _put_head(tensors: dict[str, NDArray[Any]], shape: SyntheticShape, random: np.random.Generator) -> None:
-    names, hidden = head_names("bert"), shape.hidden_size
-    std = 1 / hidden**0.5
-    pooler = _normal(random, hidden, hidden, std=std)
-    assert names.dense is not None and names.output is not None  # noqa: PT018
-    _put(tensors, names.dense, weight=pooler, bias=np.zeros(hidden, np.float32))
-    classifier = _normal(random, 2, hidden, std=std)
-    _put(tensors, names.output, weight=classifier, bias=np.zeros(2, np.float32))
+def _put_head(tensors: dict[str, NDArray[Any]], shape: ModelShape, random: np.random.Generator) -> None:
+    head, hidden = shape.head, shape.hidden_size
+    if head.dense is not None:
+        _put_linear(tensors, head.dense, hidden, hidden, random)
+    if head.output is not None:
+        _put_linear(tensors, head.output, 2, hidden, random)

@@ -189,7 +189,7 @@ def _check_padding(ids: NDArray[Any], padding_id: int, lengths: NDArray[np.int64
         sequence = int(np.searchsorted(np.cumsum(lengths), int(found.argmax()), side="right"))
         raise DataError(
             f"Sequence {sequence} holds the padding id {padding_id} among its tokens, and this family of "
-            f"models has no position for it: give an attention_mask, or take the padding token out of the text."
+            f"models has no position for it: give an attention_mask, or take it out of the text."
         )
 
 
