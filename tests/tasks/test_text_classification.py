@@ -41,6 +41,10 @@ def test_answers_come_best_first() -> None:
     assert sum(answer["score"] for answer in both) == pytest.approx(1)
 
 
+def test_no_text_has_no_answer() -> None:
+    assert _answers(["a", "b"], []) == []
+
+
 def test_score_counts_what_is_right() -> None:
     result = _score(["a", "b", "c"], _logits(0, 1, 1, 0), _rows("a", "b", "a", "a"))
     # F1: a = 2*2/(3+2), b = 2*1/(1+2), c occurs nowhere

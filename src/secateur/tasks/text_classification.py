@@ -387,10 +387,12 @@ class TextClassification(Task):
 
     def _stacked(self, rows: Sequence[Row], outputs: Outputs) -> NDArray[np.float32]:
         """Returns [n, L] float32."""
+        if not rows and not len(outputs):
+            return np.zeros((0, len(self.labels)), np.float32)
         logits = np.asarray(outputs, np.float32).reshape(len(outputs), -1)
-        if logits.shape != (len(rows), len(self.labels)) and len(rows) + len(outputs) > 0:
+        if logits.shape != (len(rows), len(self.labels)):
             raise DataError(
                 f"The logits are {list(logits.shape)}, but {len(rows)} rows and {len(self.labels)} labels "
                 f"were given."
             )
-        return logits.reshape(len(rows), len(self.labels))
+        return logits
