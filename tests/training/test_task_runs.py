@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tiny_tasks
 import torch
+from tiny_models import tiny_model as family_model
 from tiny_tasks import KINDS
-from tiny_training import recipe
-from transformers import AutoModelForTokenClassification
+from tiny_training import recipe, trainer
+from transformers import AutoModelForTokenClassification, TrainerCallback
 
 from secateur.data import Splits
 from secateur.errors import DataError, RecipeError, UnsupportedError
@@ -21,7 +22,8 @@ from secateur.recipe import Recipe
 from secateur.runtime.engine import Engine
 from secateur.runtime.pipelines import outputs_of
 from secateur.tasks import task_of
-from secateur.training import compress, fine_tune
+from secateur.training import CompressionCallback, compress, fine_tune
+from secateur.training.collation import training_features
 from secateur.training.evaluation import evaluate, model_outputs, predict
 from secateur.training.loading import load_network, load_tokenizer
 
@@ -107,6 +109,66 @@ def test_an_encoder_becomes_what_the_data_ask_for(start: Path, tmp_path: Path, m
     for kind in ("tokens", "questions", "masked"):
         folder = compress(start, tiny_tasks.splits(kind), short, tmp_path / kind, progress=False).folder
         assert load_compressed(folder).config.architectures[0].startswith("BertFor")
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra", "albert"])
+def test_every_family_is_compressed(family: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("secateur.training.fine_tuning.MIN_STEPS", 12)
+    family_model(family, "Model").save_pretrained(tmp_path / "model")
+    tiny_tasks.tokenizer().save_pretrained(tmp_path / "model")
+    splits = tiny_tasks.splits("tokens")
+    stages = ({**STAGES[0], "hidden": 0.5}, *_timed(3)[1:])
+    short = recipe(*stages, epochs=3, learning_rate=1e-3, batch_size=16)
+    folder = compress(tmp_path / "model", splits, short, tmp_path / "out", progress=False).folder
+    loaded, tokens = load_compressed(folder), load_tokenizer(folder).backend_tokenizer
+    task = splits.task
+    encoded = task.encode(tokens, splits.test, 16)
+    pytorch = np.concatenate([one.ravel() for one in predict(loaded, task, encoded)])
+    ours = np.concatenate(
+        [one.ravel() for one in outputs_of(Engine.from_pretrained(folder, 1), task, encoded)]
+    )
+    assert np.abs(pytorch - ours).mean() < 0.01 * pytorch.std()
+
+
+class Catch(TrainerCallback):
+    """Keeps the first gradients."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for name, parameter in kwargs["model"].named_parameters():
+            if parameter.grad is not None and state.global_step == 0:
+                self.found[name] = parameter.grad.clone()
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression", "questions", "texts"])
+def test_accumulation_is_exact_where_a_trainer_counts_nothing(start: Path, tmp_path: Path, kind: str) -> None:
+    splits = tiny_tasks.splits(kind)
+    tokens, caught = load_tokenizer(start), []
+    for size, parts in ((10, 1), (4, 3)):  # batches of 4, 4 and 2 rows
+        torch.manual_seed(0)
+        network = load_network(start, splits.task, new_head=True)
+        features = training_features(tokens, splits.task, splits.train[:10], 32, network)
+        torch.manual_seed(1)
+        teacher = load_network(start, splits.task, new_head=True)
+        callback = CompressionCallback(recipe(STAGES[0], epochs=1, dropout=0.0), teacher)
+        catch = Catch()
+        run = trainer(
+            *(tmp_path, network, callback, features, (catch,)),
+            num_train_epochs=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=parts,
+            max_grad_norm=0.0,
+            seed=1,
+        )
+        callback.connect_(run)
+        torch.manual_seed(5)
+        run.train()
+        caught.append(catch.found)
+    assert caught[0].keys() == caught[1].keys()
+    for name, gradient in caught[0].items():
+        torch.testing.assert_close(gradient, caught[1][name], rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_what_is_shown_changes_nothing(dense: Any, tmp_path: Path, capfd: Any) -> None:

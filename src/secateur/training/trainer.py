@@ -41,7 +41,6 @@ from secateur.training.loading import (
     has_head,
     load_network,
     load_tokenizer,
-    model_task,
     read_config,
 )
 from secateur.training.progress import show_progress_
@@ -311,7 +310,7 @@ class _Job:
         """Loads the teacher that was asked for, where it can speak to the student.
 
         Raises:
-            DataError: It has another tokenizer, other labels, or them in another order.
+            DataError: It has another tokenizer, other labels or kind of labels, or them in another order.
         """
         if self.teacher is None or not self.recipe.stages_of(DistillationStage):
             return None
@@ -320,12 +319,11 @@ class _Job:
                 f"The teacher {self.teacher} has another vocabulary than the model: give one with its "
                 "tokenizer."
             )
-        own = model_task(self.teacher, type(task))
+        own = agreed_task(self.teacher, task, "the model")
         if own.labels != task.labels:
-            agreed_task(self.teacher, task, "the model")
+            differ = "in another order than" if sorted(own.labels) == sorted(task.labels) else "not those of"
             raise DataError(
-                f"The teacher {self.teacher} has its labels in another order than the model: fine-tune it "
-                "alike."
+                f"The teacher {self.teacher} has its labels {differ} the model: fine-tune it alike."
             )
         teacher = load_network(self.teacher, own)
         try:
