@@ -298,7 +298,7 @@ def _command(arguments: argparse.Namespace) -> str:
     for name in _REPORTED:
         value = getattr(arguments, name)
         if value not in (None, 0):
-            if name in ("data", "model"):
+            if name in ("data", "model") or (name == "recipe" and Path(value).is_file()):
                 value = os.path.relpath(value)
             shown = ",".join(map(str, value)) if name == "seeds" else str(value)
             words += [f"--{name.replace('_', '-')}", shown]
