@@ -60,7 +60,7 @@ def test_numpy_agrees_with_a_float_model(tmp_path: Path, member: str, end: str) 
     ours = reference_outputs(checkpoint, SEQUENCES, token_types(model, SEQUENCES))
     expected = torch_outputs(model, SEQUENCES)
     assert [row.shape for row in ours] == [row.shape for row in expected]
-    np.testing.assert_allclose(flat(ours), flat(expected), rtol=0, atol=5e-5)
+    np.testing.assert_allclose(flat(ours), flat(expected), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("end", HEADS)
@@ -89,7 +89,7 @@ def test_engine_agrees_with_a_float_model(tmp_path: Path, member: str, end: str)
     ours = engine_outputs(model, exported(model, tmp_path / "out"))
     expected = torch_outputs(with_the_engines_gelu(model), SEQUENCES)
     assert [row.shape for row in ours] == [row.shape for row in expected]
-    np.testing.assert_allclose(flat(ours), flat(expected), rtol=0, atol=5e-5)
+    np.testing.assert_allclose(flat(ours), flat(expected), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("end", HEADS)
@@ -104,7 +104,7 @@ def test_engine_agrees_with_a_quantized_model(tmp_path: Path, member: str, end: 
         assert difference.mean() < 0.002 * expected.std()
         assert np.median(difference) < 1e-5
     else:
-        assert difference.max() < 5e-5
+        assert difference.max() < 2e-5
 
 
 def find_projection(model: Any) -> bool:
