@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain_encoder import plain_logits
+from plain_encoder import plain_outputs
 from plan_description import as_bf16, random_batch, random_description
 
 _engine = pytest.importorskip("secateur._engine")
@@ -43,7 +43,7 @@ def test_a_plan_computes_what_its_description_means(
 ) -> None:
     description = described(bf16, hidden=60, heads=3, inner=132, dense_roles=dense_roles)
     batch = random_batch([1, 2, 3] * 14 + [33, 64, 31, 32])
-    expected = plain_logits(description, *batch)
+    expected = plain_outputs(description, *batch)
     error = np.abs(np.asarray(_engine.Plan(description, None, 1).run(*batch)) - expected).max(axis=1)
     # An activation between two bfloat16 may be rounded to the other one than in double precision: texts that
     # hold none are exact but for the order of sums, and the others are off by a few of 2^-9 of an activation.
@@ -109,7 +109,7 @@ def test_a_matrix_without_weights_gives_its_bias() -> None:
     assert step["role"] == "value"
     step["mask"] = np.zeros_like(step["mask"])
     step["values"] = np.zeros(0, np.uint16)
-    expected = plain_logits(description, *random_batch(LENGTHS))
+    expected = plain_outputs(description, *random_batch(LENGTHS))
     np.testing.assert_allclose(run(description), expected, atol=0.05)
 
 

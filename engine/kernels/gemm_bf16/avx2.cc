@@ -11,9 +11,10 @@
 namespace secateur {
 namespace {
 
-// Reads and writes whole vectors.
+// Reads and writes whole vectors. Asks for the next group's weights, which else come only when all wait for them.
 __attribute__((always_inline)) inline void widen(const uint16_t* w, int32_t count, float* wide) {
   for (int32_t i = 0; i < count; i += kLanes) {
+    _mm_prefetch(reinterpret_cast<const char*>(w + count + i), _MM_HINT_T0);
     const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + i)));
     _mm256_store_si256(reinterpret_cast<__m256i*>(wide + i), _mm256_slli_epi32(low, 16));
   }
