@@ -77,10 +77,12 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
             SecateurError: If no batch was ever seen, or `x` holds NaN or infinity.
         """
         if (self.training or self.observing) and not self._is_frozen and not _is_recomputing():
-            self._observe(x.detach())
+            span = self._observe(x.detach())
+        else:
+            span = None
         scale, zero_point = self.qparams()
         limits = (S8_MIN, S8_MAX) if self.symmetric else (U8_MIN, U8_MAX)
-        q = quantize(x, scale, zero_point, *limits, dtype or compute_dtype(x.device.type))
+        q = quantize(x, scale, zero_point, *limits, dtype or compute_dtype(x.device.type), span)
         return q, scale
 
     def qparams(self) -> tuple[Tensor, Tensor]:
@@ -123,8 +125,10 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         self.batches.fill_(1)
         self.freeze_()
 
-    def _observe(self, x: Tensor) -> None:
-        low, high = x.amin().float(), x.amax().float()
+    def _observe(self, x: Tensor) -> tuple[float, float] | None:
+        """Moves the range by `x`; returns the extremes of `x` where asking for them stalls nothing."""
+        low, high = (extreme.float() for extreme in x.aminmax())
+        span = (low.item(), high.item()) if x.device.type == "cpu" else None
         if self.shared:
             extremes = torch.stack((-low, high))
             distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
@@ -147,8 +151,9 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
             scale, zero_point = asymmetric_qparams(self.low, self.high)
             self.scale.copy_(scale)
             self.zero_point.copy_(zero_point)
-        if x.device.type == "cpu":  # elsewhere `freeze_` finds it, without a stall in every batch
+        if span is not None:  # elsewhere `freeze_` finds it, without a stall in every batch
             self._check_finite()
+        return span
 
     def _check_finite(self) -> None:
         low, high = self.low.item(), self.high.item()

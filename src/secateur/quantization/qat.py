@@ -19,6 +19,7 @@ from secateur.quantization.fake_quantize import fake_quantize_rows, integer_line
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.scheme import QuantScheme
 from secateur.quantization.simulation import GELUS, SimulatedActivation, SimulatedNorm
+from secateur.sparsity.mask import weight_and_mask
 
 __all__ = [
     "QuantizedParts",
@@ -321,7 +322,8 @@ class _QuantizedForward:
             return functional.linear(x, self.linear.weight, self.linear.bias)
         q, scale = self.source.quantize(x)
         zero_point = None if self.linear.training else self.source.quantizer.zero_point
-        return integer_linear(q, scale, self.linear.weight, self.linear.bias, zero_point)
+        weight, mask = weight_and_mask(self.linear)
+        return integer_linear(q, scale, weight, self.linear.bias, zero_point, mask)
 
 
 class _RowQuantizer(nn.Module):  # type: ignore[misc]
