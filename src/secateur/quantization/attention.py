@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from secateur.errors import StructureError, UnsupportedError
-from secateur.quantization.fake_quantize import integer_attention
+from secateur.quantization.integer_attention import integer_attention
 from secateur.quantization.observer import ActivationQuantizer
 
 __all__ = ["ATTENTION_NAME", "AttentionQuantizer", "choose_attention_", "int8_attention"]
@@ -93,7 +93,7 @@ def int8_attention(
 
     Returns:
         output: [B, S, H, D] float32.
-        probabilities: [B, H, S, T] float32.
+        probabilities: [B, H, S, T] float32; None in training mode unless `output_attentions` asks for them.
 
     Raises:
         StructureError: If the module carries no quantizer.
@@ -126,6 +126,7 @@ def int8_attention(
         _kept(attention_mask),
         dropout,
         exact=not module.training,
+        look=not module.training or _wanted(module, kwargs),
     )
     return output.transpose(1, 2).contiguous(), probabilities
 
@@ -163,8 +164,17 @@ class _DirectForward:
             for projection in (attention.query, attention.key, attention.value)
         )  # (B, H, S, D)
         dropout = attention.dropout.p if attention.training else 0.0
-        output, probabilities = int8_attention(attention, q, k, v, attention_mask, dropout)
+        wanted = kwargs.get("output_attentions") or any(given is True for given in args)
+        output, probabilities = int8_attention(
+            attention, q, k, v, attention_mask, dropout, output_attentions=wanted
+        )
         return output.flatten(2), probabilities
+
+
+def _wanted(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Says whether the caller, or the model's config, asks for the probabilities."""
+    asked = kwargs.get("output_attentions")
+    return bool(getattr(module.config, "output_attentions", False) if asked is None else asked)
 
 
 def _kept(attention_mask: Tensor | None) -> Tensor | None:

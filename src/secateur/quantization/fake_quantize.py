@@ -26,14 +26,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from secateur.affine import S8_MAX, SMALLEST_SCALE, U8_MAX, U8_MIN
-from secateur.quantization.simulation import fma, probabilities
+from secateur.quantization.simulation import fma
 
 __all__ = [
+    "Memory",
     "asymmetric_qparams",
     "compute_dtype",
     "fake_quantize",
     "fake_quantize_rows",
     "integer_linear",
+    "parts",
     "quantize",
     "row_scales",
     "symmetric_scale",
@@ -48,14 +50,14 @@ _PART = 1 << 18
 def symmetric_scale(max_abs: Tensor) -> Tensor:
     """Returns `affine.symmetric_scale` of [...] float32."""
     scale = max_abs / S8_MAX
-    return torch.where(scale < float(SMALLEST_SCALE), 1.0, scale)
+    return scale.masked_fill_(scale < float(SMALLEST_SCALE), 1.0)
 
 
 def asymmetric_qparams(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Returns `affine.asymmetric_qparams` of [...] float32; the zero point stays float32."""
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     scale = (high - low) / U8_MAX
-    scale = torch.where(scale < float(SMALLEST_SCALE), 1.0, scale)
+    scale = scale.masked_fill_(scale < float(SMALLEST_SCALE), 1.0)
     return scale, (-low / scale).round().clamp(U8_MIN, U8_MAX)
 
 
@@ -148,6 +150,7 @@ def integer_linear(
     bias: Tensor | None,
     zero_point: Tensor | None = None,
     mask: Tensor | None = None,
+    memory: Memory | None = None,
 ) -> Tensor:
     """Multiplies centred integers by a weight that is quantized per row on the fly.
 
@@ -159,15 +162,47 @@ def integer_linear(
         zero_point: [] float32, the zero point of `x`: rounds as the engine does, which adds it to the bias;
             None for the faster order of training.
         mask: [N, K] float32 of 0 and 1 that multiplies the weight first; None keeps all of it.
+        memory: The layer's own, for the quantized weight; None takes fresh memory every time.
 
     Returns:
         [..., N] in the type of `x`.
     """
-    result: Tensor = _IntegerLinear.apply(x, input_scale, weight, bias, zero_point, mask)
+    memory = memory or Memory()
+    learning = torch.is_grad_enabled()
+    result: Tensor = _IntegerLinear.apply(x, input_scale, weight, bias, zero_point, mask, memory, learning)
     return result
 
 
-def _parts(first: Tensor, *others: Tensor) -> Iterator[Any]:
+class Memory:
+    """What a layer's quantized weight lay in, for the next step to take.
+
+    Tensors of a weight's size that are new in every step are given back to the system and faulted in again
+    page by page, which costs as much as several passes over them (MiniLM, 384 tokens: 5 % of a step).
+    """
+
+    def __init__(self) -> None:
+        self._spare: dict[torch.dtype, Tensor] = {}
+
+    def take(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Returns an empty tensor, which is nobody else's until it is given back."""
+        spare = self._spare.pop(dtype, None)
+        if spare is not None and (spare.shape, spare.device) == (shape, device):
+            return spare
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    def give(self, tensor: Tensor) -> None:
+        """Takes a tensor back that nobody reads any more.
+
+        Where somebody does, on a second backward pass through one graph, autograd finds it overwritten by its
+        version and raises.
+        """
+        self._spare[tensor.dtype] = tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_spare": {}}  # a copy of the layer has its own
+
+
+def parts(first: Tensor, *others: Tensor) -> Iterator[Any]:
     """Cuts tensors of one shape alike: yields where a part starts along the first dimension, and the parts."""
     tensors = (first, *others)
     size = first.numel()
@@ -193,7 +228,7 @@ class _Quantize(torch.autograd.Function):
     ) -> Tensor:
         q = torch.empty(x.shape, dtype=dtype, device=x.device)
         clipped = []
-        for start, part, out in _parts(x, q):
+        for start, part, out in parts(x, q):
             step = out if dtype == torch.float32 else torch.empty(part.shape, device=x.device)
             torch.mul(part.float(), inverse, out=step).round_()
             if low != -math.inf:
@@ -270,22 +305,30 @@ class _IntegerLinear(torch.autograd.Function):
         bias: Tensor | None,
         zero_point: Tensor | None,
         mask: Tensor | None,
+        memory: Memory,
+        learning: bool,
     ) -> Tensor:
         weight = weight.float()
-        masked = weight if mask is None else weight * mask
+        w = memory.take(weight.shape, torch.float32, weight.device)
+        masked = weight if mask is None else torch.mul(weight, mask, out=w)
         scale = row_scales(masked)
-        w = torch.mul(masked, (1.0 / scale).unsqueeze(-1), out=None if mask is None else masked).round_()
-        w = w.to(x.dtype)
+        torch.mul(masked, (1.0 / scale).unsqueeze(-1), out=w).round_()
+        if x.dtype != torch.float32:
+            wide, w = w, memory.take(w.shape, x.dtype, w.device).copy_(w)
+            memory.give(wide)
+        ctx.memory = memory
         ctx.save_for_backward(x, input_scale, w, scale, mask)
         with torch.autocast(x.device.type, enabled=False):
             y = functional.linear(x, w)
-        if zero_point is not None and x.dtype == torch.float32:
-            sums = zero_point * w.sum(-1)
+        sums = zero_point * w.sum(-1) if zero_point is not None and x.dtype == torch.float32 else None
+        if not learning:
+            memory.give(w)
+        if sums is not None:
             scale = scale * input_scale
             return fma(y.add_(sums), scale, (0.0 if bias is None else bias) - scale * sums)
         unit = (scale * input_scale).to(y.dtype)
         shift = None if bias is None else bias.to(y.dtype)
-        for _, part in _parts(y):
+        for _, part in parts(y):
             part.mul_(unit)
             if shift is not None:
                 part.add_(shift)
@@ -295,14 +338,14 @@ class _IntegerLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, input_scale, w, scale, mask = ctx.saved_tensors
-        needs_x, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
+        needs_x, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
         grad = grad.to(x.dtype)
         rows = grad.reshape(-1, grad.shape[-1])
         with torch.autocast(x.device.type, enabled=False):
             if needs_x:
                 unit = scale.to(w.dtype)
-                if rows.shape[0] < w.shape[1]:  # the smaller of the two carries the scale
+                if rows.shape[0] <= w.shape[1]:  # the smaller of the two carries the scale
                     grad_x = torch.mm(rows * unit, w)
                 else:
                     grad_x = torch.mm(rows, w * unit.unsqueeze(-1))
@@ -315,86 +358,5 @@ class _IntegerLinear(torch.autograd.Function):
                     grad_weight.mul_(mask).mul_(input_scale)
             if needs_bias:
                 grad_bias = rows.sum(0, dtype=torch.float32)
-        return grad_x, None, grad_weight, grad_bias, None, None
-
-
-def integer_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scales: tuple[Tensor, Tensor, Tensor],
-    keep: Tensor | None,
-    dropout: float,
-    exact: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Attends with integer products and probabilities rounded to 255ths of the row's largest.
-
-    Args:
-        q: [B, H, S, D] float32 centred integers.
-        k: [B, H, T, D] float32 centred integers.
-        v: [B, H, T, D] float32 centred integers.
-        scales: Three [] float32, the units of `q`, `k` and `v`.
-        keep: Bool, broadcasts against [B, H, S, T], True = attend; None attends everywhere.
-        dropout: Fraction of probabilities dropped; 0 outside training.
-        exact: Computes exponentials by the engine's polynomial; training does not need that.
-
-    Returns:
-        output: [B, H, S, D] float32.
-        probabilities: [B, H, S, T] float32, for looking at; carries no gradient.
-    """
-    result: tuple[Tensor, Tensor] = _IntegerAttention.apply(q, k, v, *scales, keep, dropout, exact)
-    return result
-
-
-class _IntegerAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        query_scale: Tensor,
-        key_scale: Tensor,
-        value_scale: Tensor,
-        keep: Tensor | None,
-        dropout: float,
-        exact: bool,
-    ) -> tuple[Tensor, Tensor]:
-        root = math.sqrt(q.shape[-1])
-        with torch.autocast(q.device.type, enabled=False):
-            p = torch.matmul(q, k.transpose(-1, -2))  # (B, H, S, T)
-            if keep is not None:
-                # Not -inf: a row without any key would become NaN; this way it is spread evenly. Added, not
-                # filled: no product changes so small a number, and masked_fill_ is 10x slower on CPU.
-                p.add_(torch.where(keep, 0.0, torch.finfo(torch.float32).min))
-            p.sub_(p.amax(-1, keepdim=True))
-            if exact:
-                p = probabilities(p, query_scale, key_scale, q.shape[-1])
-            else:
-                p.mul_(query_scale * key_scale / root).exp_().mul_(U8_MAX).round_()
-            total = p.sum(-1, keepdim=True)
-            kept = functional.dropout(torch.ones_like(p), dropout) if dropout > 0.0 else None
-            if exact:
-                output = torch.matmul(p if kept is None else p * kept, v).mul_(value_scale / total)
-                p = p / total
-            else:
-                p.div_(total)
-                output = torch.matmul(p if kept is None else p * kept, v).mul_(value_scale)
-        ctx.save_for_backward(q, k, v, query_scale, key_scale, value_scale, p, kept)
-        ctx.root = root
-        ctx.mark_non_differentiable(p)
-        return output, p
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, query_scale, key_scale, value_scale, p, kept = ctx.saved_tensors
-        with torch.autocast(q.device.type, enabled=False):
-            grad_v = torch.matmul((p if kept is None else p * kept).transpose(-1, -2), grad)
-            grad_p = torch.matmul(grad * value_scale, v.transpose(-1, -2))
-            if kept is not None:
-                grad_p.mul_(kept)
-            grad_s = torch.ops.aten._softmax_backward_data(grad_p, p, -1, torch.float32)
-            grad_q = torch.matmul(grad_s, k).mul_(key_scale / ctx.root)
-            grad_k = torch.matmul(grad_s.transpose(-1, -2), q).mul_(query_scale / ctx.root)
-        return grad_q, grad_k, grad_v, None, None, None, None, None, None
+        ctx.memory.give(w)
+        return grad_x, None, grad_weight, grad_bias, None, None, None, None

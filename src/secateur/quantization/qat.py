@@ -15,7 +15,7 @@ from secateur.checkpoint.names import PREFIXES, embedding_names
 from secateur.errors import SecateurError, StructureError, problem_list
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
 from secateur.quantization.attention import AttentionQuantizer, choose_attention_
-from secateur.quantization.fake_quantize import fake_quantize_rows, integer_linear
+from secateur.quantization.fake_quantize import Memory, fake_quantize_rows, integer_linear
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.scheme import QuantScheme
 from secateur.quantization.simulation import GELUS, SimulatedActivation, SimulatedNorm
@@ -316,6 +316,7 @@ class _QuantizedForward:
     def __init__(self, linear: nn.Linear, source: _SharedInput) -> None:
         self.linear = linear
         self.source = source
+        self.memory = Memory()
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.source.quantizer.enabled:
@@ -323,7 +324,7 @@ class _QuantizedForward:
         q, scale = self.source.quantize(x)
         zero_point = None if self.linear.training else self.source.quantizer.zero_point
         weight, mask = weight_and_mask(self.linear)
-        return integer_linear(q, scale, weight, self.linear.bias, zero_point, mask)
+        return integer_linear(q, scale, weight, self.linear.bias, zero_point, mask, self.memory)
 
 
 class _RowQuantizer(nn.Module):  # type: ignore[misc]
