@@ -1,4 +1,4 @@
-"""The quick forms of fake quantization against plain ones: parts, clipped values, memory that is used again."""
+"""The quick forms of fake quantization against plain ones: parts, clipped values, memory used again."""
 
 import copy
 import math

@@ -43,7 +43,7 @@ __all__ = [
 
 
 # Elements that several passes run over before the next ones: 1 MiB of float32, which caches hold. From main
-# memory a pass takes twice as long (Zen 3: 0.09 ms for 2.4 MB that lie in a cache, 2.0 for 25 MB that do not).
+# memory a pass takes twice as long (Zen 3: 0.09 ms for 2.4 MB that lie in a cache, 2.0 for 25 MB).
 _PART = 1 << 18
 
 
@@ -111,7 +111,7 @@ def quantize(
     # clip(rint + zero_point) - zero_point, with the subtraction moved into the limits: exact in float32.
     if x.device.type != "cpu":
         limits: tuple[Any, Any] = (quant_min - zero_point, quant_max - zero_point)
-        return _QuantizeAtOnce.apply(x, 1.0 / scale, *limits, dtype)  # type: ignore[no-any-return]
+        return _QuantizeAtOnce.apply(x, 1.0 / scale, *limits, dtype)
     zero = zero_point.item()
     limits = (quant_min - zero, quant_max - zero)
     inverse = 1.0 / scale
@@ -121,7 +121,7 @@ def quantize(
         ends = np.rint(np.float32(span[0]) * factor), np.rint(np.float32(span[1]) * factor)
         if limits[0] <= ends[0] and ends[1] <= limits[1]:
             limits = (-math.inf, math.inf)
-    return _Quantize.apply(x, inverse, *limits, dtype)  # type: ignore[no-any-return]
+    return _Quantize.apply(x, inverse, *limits, dtype)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int) -> Tensor:
@@ -203,7 +203,7 @@ class Memory:
 
 
 def parts(first: Tensor, *others: Tensor) -> Iterator[Any]:
-    """Cuts tensors of one shape alike: yields where a part starts along the first dimension, and the parts."""
+    """Cuts tensors of one shape alike: yields where a part starts in the first dimension, and the parts."""
     tensors = (first, *others)
     size = first.numel()
     if size <= _PART or first.shape[0] == 1 or first.device.type != "cpu":
@@ -223,9 +223,7 @@ class _Quantize(torch.autograd.Function):
     """Works through `x` in parts that stay in the cache, and keeps for the gradient only what was clipped."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, inverse: Tensor, low: float, high: float, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, inverse: Tensor, low: float, high: float, dtype: torch.dtype) -> Tensor:
         q = torch.empty(x.shape, dtype=dtype, device=x.device)
         clipped = []
         for start, part, out in parts(x, q):
@@ -257,7 +255,9 @@ class _QuantizeAtOnce(torch.autograd.Function):
     """For devices that a look at a value would stall."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, inverse: Tensor, low: Tensor, high: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, inverse: Tensor, low: Tensor, high: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         rounded = torch.mul(x.float(), inverse).round_()
         q = rounded.clamp(low, high)
         if ctx.needs_input_grad[0]:

@@ -181,7 +181,8 @@ class MaskParametrization(nn.Module):  # type: ignore[misc]
 class _Masked(torch.autograd.Function):  # type: ignore[misc]
     """weight * mask into the memory of the step before.
 
-    A fresh tensor a step is given back to the system and faulted in again: 5 % of a step (MiniLM, 384 tokens).
+    A fresh tensor goes back to the system after every step and is faulted in again in the next: 5 % of it
+    (MiniLM, 384 tokens).
     """
 
     @staticmethod
@@ -192,7 +193,7 @@ class _Masked(torch.autograd.Function):  # type: ignore[misc]
         ctx.owner = owner
         ctx.factor = owner.multiplier()
         product = torch.mul(weight, ctx.factor, out=spare)
-        # An alias shares the version counter: who reads an overwritten weight backwards gets autograd's error.
+        # An alias shares the version counter: autograd raises where an overwritten weight is read backwards.
         ctx.product = product.detach()
         return product.detach()
 
