@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from secateur.errors import StructureError, UnsupportedError
-from secateur.quantization.fake_quantize import integer_attention
+from secateur.quantization.integer_attention import integer_attention
 from secateur.quantization.observer import ActivationQuantizer
 
 __all__ = ["ATTENTION_NAME", "AttentionQuantizer", "choose_attention_", "int8_attention"]
@@ -93,7 +93,7 @@ def int8_attention(
 
     Returns:
         output: [B, S, H, D] float32.
-        probabilities: [B, H, S, T] float32.
+        probabilities: [B, H, S, T] float32; None in training mode unless `output_attentions` asks for them.
 
     Raises:
         StructureError: If the module carries no quantizer.
@@ -126,6 +126,7 @@ def int8_attention(
         _kept(attention_mask),
         dropout,
         exact=not module.training,
+        look=not module.training or _wanted(module, kwargs),
     )
     return output.transpose(1, 2).contiguous(), probabilities
 
@@ -166,7 +167,10 @@ class _DirectForward:
             .transpose(1, 2)
             for name in self.projections
         )  # (B, H, S, D)
-        output, probabilities = int8_attention(attention, q, k, v, attention_mask, self.dropout())
+        wanted = kwargs.get("output_attentions") or any(given is True for given in args)
+        output, probabilities = int8_attention(
+            attention, q, k, v, attention_mask, self.dropout(), output_attentions=wanted
+        )
         return output.flatten(2), probabilities
 
     def dropout(self) -> float:
@@ -185,7 +189,8 @@ class _DirectDistilBert(_DirectForward):
         mask = args[3] if len(args) > 3 else kwargs.get("mask")
         if mask is not None and mask.dim() == 2:  # 1 for tokens and 0 for padding
             mask = (mask != 0)[:, None, None, :]
-        output, probabilities = super().__call__(hidden_states, mask)
+        wanted = kwargs.get("output_attentions")
+        output, probabilities = super().__call__(hidden_states, mask, *args[4:], output_attentions=wanted)
         return self.attention.out_lin(output), probabilities
 
 
@@ -196,7 +201,7 @@ class _DirectAlbert(_DirectForward):
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         attention = self.attention
-        output, probabilities = super().__call__(hidden_states, attention_mask)
+        output, probabilities = super().__call__(hidden_states, attention_mask, *args, **kwargs)
         output = attention.output_dropout(attention.dense(output))
         return attention.LayerNorm(hidden_states + output), probabilities
 
@@ -209,6 +214,12 @@ def _direct_forward(attention: nn.Module) -> _DirectForward:
     if hasattr(attention, "q_lin"):
         return _DirectDistilBert(attention)
     return (_DirectAlbert if hasattr(attention, "dense") else _DirectForward)(attention)
+
+
+def _wanted(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Says whether the caller, or the model's config, asks for the probabilities."""
+    asked = kwargs.get("output_attentions")
+    return bool(getattr(module.config, "output_attentions", False) if asked is None else asked)
 
 
 def _kept(attention_mask: Tensor | None) -> Tensor | None:

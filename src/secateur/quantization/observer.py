@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from secateur import affine
 from secateur.affine import S8_MAX, S8_MIN, U8_MAX, U8_MIN
 from secateur.errors import SecateurError
 from secateur.quantization.fake_quantize import asymmetric_qparams, compute_dtype, quantize, symmetric_scale
@@ -76,13 +77,14 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         Raises:
             SecateurError: If no batch was ever seen, or `x` holds NaN or infinity.
         """
+        span = None
         if (self.training or self.observing) and not self._is_frozen and not _is_recomputing():
-            self._observe(x.detach())
+            span = self._observe(x.detach())
         scale, zero_point = self.qparams()
         if self.training:  # a layer that is shared moves them again before this pass goes backward
             scale, zero_point = scale.clone(), zero_point.clone()
         limits = (S8_MIN, S8_MAX) if self.symmetric else (U8_MIN, U8_MAX)
-        q = quantize(x, scale, zero_point, *limits, dtype or compute_dtype(x.device.type))
+        q = quantize(x, scale, zero_point, *limits, dtype or compute_dtype(x.device.type), span)
         return q, scale
 
     def qparams(self) -> tuple[Tensor, Tensor]:
@@ -125,8 +127,10 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         self.batches.fill_(1)
         self.freeze_()
 
-    def _observe(self, x: Tensor) -> None:
-        low, high = x.amin().float(), x.amax().float()
+    def _observe(self, x: Tensor) -> tuple[float, float] | None:
+        """Moves the range by `x`; returns the extremes of `x` where asking for them stalls nothing."""
+        low, high = (extreme.float() for extreme in x.aminmax())
+        span = (low.item(), high.item()) if x.device.type == "cpu" else None
         if self.shared:
             extremes = torch.stack((-low, high))
             distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
@@ -143,22 +147,32 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
             self.high.lerp_(high, weight)
         self._seen += 1
         self.batches += 1
+        if span is None:  # a look at the range would stall the device; `freeze_` finds what is not finite
+            if self.symmetric:
+                self.scale.copy_(symmetric_scale(torch.maximum(self.low.abs(), self.high.abs())))
+            else:
+                scale, zero_point = asymmetric_qparams(self.low, self.high)
+                self.scale.copy_(scale)
+                self.zero_point.copy_(zero_point)
+            return None
+        ends = self._check_finite()
+        # In numpy: the same law, and a third of the time for single numbers.
         if self.symmetric:
-            self.scale.copy_(symmetric_scale(torch.maximum(self.low.abs(), self.high.abs())))
+            self.scale.fill_(affine.symmetric_scale(max(map(abs, ends))).item())
         else:
-            scale, zero_point = asymmetric_qparams(self.low, self.high)
-            self.scale.copy_(scale)
-            self.zero_point.copy_(zero_point)
-        if x.device.type == "cpu":  # elsewhere `freeze_` finds it, without a stall in every batch
-            self._check_finite()
+            fixed = affine.asymmetric_qparams(*ends)
+            self.scale.fill_(fixed[0].item())
+            self.zero_point.fill_(fixed[1].item())
+        return span
 
-    def _check_finite(self) -> None:
+    def _check_finite(self) -> tuple[float, float]:
         low, high = self.low.item(), self.high.item()
         if not (math.isfinite(low) and math.isfinite(high)):
             raise SecateurError(
                 f"{self.tensor} holds NaN or infinity (its range is {low} to {high}): the training has "
                 f"diverged; lower the learning rate, or check the input."
             )
+        return low, high
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -15,11 +15,12 @@ from secateur.checkpoint.names import embedding_names
 from secateur.errors import SecateurError, StructureError, problem_list
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks, find_module
 from secateur.quantization.attention import AttentionQuantizer, choose_attention_
-from secateur.quantization.fake_quantize import fake_quantize_rows, integer_linear
+from secateur.quantization.fake_quantize import Memory, fake_quantize_rows, integer_linear
 from secateur.quantization.heads import decoder_is_quantized, quantize_decoder_, simulate_head_
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.scheme import QuantScheme
 from secateur.quantization.simulation import SimulatedNorm, simulate_activations_
+from secateur.sparsity.mask import weight_and_mask
 
 __all__ = [
     "QuantizedParts",
@@ -313,13 +314,15 @@ class _QuantizedForward:
     def __init__(self, linear: nn.Linear, source: _SharedInput) -> None:
         self.linear = linear
         self.source = source
+        self.memory = Memory()
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.source.quantizer.enabled:
             return functional.linear(x, self.linear.weight, self.linear.bias)
         q, scale = self.source.quantize(x)
         zero_point = None if self.linear.training else self.source.quantizer.zero_point
-        return integer_linear(q, scale, self.linear.weight, self.linear.bias, zero_point)
+        weight, mask = weight_and_mask(self.linear)
+        return integer_linear(q, scale, weight, self.linear.bias, zero_point, mask, self.memory)
 
 
 class _RowQuantizer(nn.Module):  # type: ignore[misc]
