@@ -94,7 +94,7 @@ def test_benchmark_of_a_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -
     assert figures["cost_per_million"] == pytest.approx(1e6 / figures["throughput"] * 3.6 / 3600, rel=0.01)
     assert "per million texts" in done.out
     profile = figures["profile"]
-    assert set(profile["peak_gmacs"]) == {"u8s8", "f32"}
+    assert set(profile["peak_gmacs"]) == {"u8s8", "f32", "bf16"}
     assert profile["total"]["ms"] == pytest.approx(sum(step["ms"] for step in profile["steps"]))
     assert sum(profile["shares"].values()) == pytest.approx(1)
     products = [step for step in profile["steps"] if step["kind"] == "products"]

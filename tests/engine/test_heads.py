@@ -218,7 +218,7 @@ FLOATS = np.ones((5, 32), np.float32)
         ("sequence", _set(weight=np.ones((0, 32), np.float32)), "head.output: weight must be"),
         ("sequence", _set(weight=np.ones(32, np.float32)), "head.output: weight must be"),
         ("sequence", _set(weight=FLOATS * np.nan), "head.output: weight is not finite"),
-        ("sequence", _set(weight=FLOATS.astype(np.float64)), "int8 or float32"),
+        ("sequence", _set(weight=FLOATS.astype(np.float64)), r"int8, float32 or uint16 \(bfloat16\)"),
         (
             "sequence",
             _set(weight_scale=np.ones(5, np.float32)),

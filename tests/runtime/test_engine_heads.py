@@ -152,10 +152,12 @@ def test_a_model_with_padding_positions_says_how_long_texts_may_be(tmp_path: Pat
     )
     engine = Engine.from_pretrained(folder, num_threads=1)
     assert engine.max_length == 24
-    sequences = _sequences(12)
+    sequences = [[token if token != 1 else 2 for token in ids] for ids in _sequences(12)]
     expected = reference_outputs(read_checkpoint(folder), sequences)
     for ours, theirs in zip(engine(sequences), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-2)
+    with pytest.raises(DataError, match="Sequence 0 holds the padding id 1"):
+        engine([[5, 1, 6]])
     with pytest.raises(DataError, match="takes at most 24"):
         engine([[5] * 25])
     with pytest.raises(DataError, match="Token type 1 in sequence 0 is outside 0 to 0"):

@@ -118,7 +118,7 @@ _TASKS = {
         "fill-mask",
         "Compressed masked language model",
         "fill",
-        '["some text with a mask token"]',
+        'f"some {fill.mask_token} text"',
         lambda config: "fills in masked words",
     ),
     "Model": _Task("sentence-similarity", "Compressed sentence encoder", "embed", '["some text"]', _embeds),
@@ -139,9 +139,12 @@ def _numbers(quantization: QuantizationConfig) -> str:
     if quantization.numbers == "float32":
         return "weights, activations, attention and embeddings are float32"
     words = {"s8_per_row": "8-bit integers", "int8": "8-bit integers", "f32": "float32", "bf16": "bfloat16"}
-    words["mixed"] = "8-bit integers in some layers and floats in the others"
+    words["mixed"] = "8-bit integers in some layers and float32 in the others"
+    weights = words[quantization.weights]
+    if quantization.weights == "mixed" and quantization.format_version >= 3:  # the file says of which
+        weights = "of different types in different layers"
     return (
-        f"weights and activations are {words[quantization.weights]}, attention is computed in "
+        f"weights and activations are {weights}, attention is computed in "
         f"{words[quantization.attention]}, embeddings are {words[quantization.embeddings]}"
     )
 
