@@ -110,7 +110,7 @@ types: build
 	$(BIN)/mypy
 
 pytest: build build/kernels/.built
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # --- the long ones -----------------------------------------------------------------------------------------
 

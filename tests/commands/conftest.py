@@ -23,8 +23,9 @@ stages:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `secateur ARGUMENTS...`."""
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `secateur ARGUMENTS...`, with lines as long as in a file."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def call(*arguments: object) -> Outcome:
         status = main([str(argument) for argument in arguments])
