@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.distillation.losses import hidden_state_loss
-from secateur.distillation.objectives import IGNORED, Objective, objective_of, require_targets
+from secateur.distillation.objectives import Objective, objective_of, require_targets
 from secateur.errors import DataError, RecipeError, StructureError
 from secateur.modeling.chosen_tokens import ChosenTokens
 from secateur.modeling.structure import find_blocks
+from secateur.tasks.task import IGNORED
 
 __all__ = ["TEACHER_LOGITS", "StudentHook"]
 
