@@ -301,7 +301,7 @@ class TokenClassification(Task):
             )
 
     def _tags(self, rows: Sequence[Row], encoded: Encoded, outputs: Outputs) -> list[list[str]]:
-        """Returns a tag a word; O where a word has no token."""
+        """Returns a tag a word; where a word has no token O, or the first tag if there is no O."""
         tags = [[self.labels[self._outside]] * len(row.tokens) for row in rows]
         for number, window, output in zip(encoded.rows, encoded.details, outputs, strict=True):
             best = np.asarray(output).argmax(axis=-1)
