@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.distillation import StudentHook, hidden_state_loss
 from secateur.distillation.losses import sigmoid_divergence, softmax_divergence
 from secateur.errors import DataError, RecipeError, StructureError
+from secateur.modeling.structure import find_blocks
 
 
 def plain_formula(
@@ -196,3 +198,34 @@ def test_hidden_states_need_a_teacher_of_the_same_shape(models: list[BertForSequ
     )
     with pytest.raises(RecipeError, match="1 layers of width 16, the teacher 2 of width 16"):
         StudentHook(1.0, 2.0, BertForSequenceClassification(config), hidden=1.0).attach_(models[0])
+
+
+def test_hidden_states_of_shared_layers_are_counted_by_passes() -> None:
+    student, teacher = (tiny_models.tiny_model("albert-groups", seed=seed) for seed in (0, 1))
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8], [9, 8, 0, 0]])}
+    inputs["attention_mask"] = (inputs["input_ids"] != 0).long()
+    hook = StudentHook(1.0, 2.0, teacher, hidden=3.0)
+    hook.attach_(student.train())
+    caught: list[Tensor] = []
+    for block in find_blocks(student):
+        block.ffn_norm.register_forward_hook(lambda module, args, output: caught.append(output))
+    student(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    assert len(caught) == 8  # 4 layers of 2 each, through 4 modules
+    other = tiny_models.tiny_model("albert-groups", num_hidden_layers=6)
+    with pytest.raises(RecipeError, match="has 8 layers of width 32, the teacher 12 of width 32"):
+        StudentHook(1.0, 2.0, other, hidden=1.0).attach_(tiny_models.tiny_model("albert-groups"))
+
+
+def test_a_mask_given_by_its_place_counts(
+    models: list[BertForSequenceClassification], batch: dict[str, Tensor]
+) -> None:
+    student, teacher = models
+    mask = torch.ones_like(batch["input_ids"])
+    mask[:, -1] = 0
+    hook = StudentHook(1.0, 2.0, teacher, hidden=3.0)
+    hook.attach_(student.train())
+    named = student(input_ids=batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
+    assert torch.equal(student(batch["input_ids"], mask, labels=batch["labels"]).loss, named)

@@ -121,6 +121,7 @@ def _latency(checkpoint: Path, splits: Splits) -> float | None:
     rows = splits.test or splits.validation or splits.train
     try:
         from secateur.runtime.engine import Engine
+        from secateur.runtime.pipelines.outputs import outputs_of
 
         engine = Engine.from_pretrained(checkpoint)
     except (ImportError, SecateurError):
@@ -128,6 +129,6 @@ def _latency(checkpoint: Path, splits: Splits) -> float | None:
     tokenizer = load_tokenizer(checkpoint).backend_tokenizer
 
     def answer(row: Any) -> None:
-        engine(splits.task.encode(tokenizer, [row], engine.max_length).input_ids)
+        outputs_of(engine, splits.task, splits.task.encode(tokenizer, [row], engine.max_length))
 
     return round(timed_calls(answer, rows), 4)

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from secateur.baselines.linear import LABEL_STRENGTHS, LinearModel, fit_labels, strongest
 from secateur.errors import DataError
 from secateur.tasks import Encoded, Outputs, Task
+from secateur.tasks.task import IGNORED
 
 __all__ = ["FrequentTag", "WordFeatures"]
 
-_UNTAGGED = -100
 _ANY_LENGTH = 1 << 30
 
 
@@ -35,14 +35,14 @@ class _Words:
         """Returns for each row the place of each token's tag, -100 where a token begins no word."""
         found = [np.asarray(target["labels"]) for target in self._task.targets(rows, encoded)]
         for row, tags in zip(rows, found, strict=True):
-            if np.count_nonzero(tags != _UNTAGGED) != len(_seen(row)):
+            if np.count_nonzero(tags != IGNORED) != len(_seen(row)):
                 raise DataError(f"The words of {' '.join(row.tokens)[:60]!r} cannot be told apart.")
         return found
 
     def spread(self, tags: NDArray[np.intp], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Puts the scores of words [W, L] where their tokens are, [S, L]."""
         output = np.zeros((len(tags), scores.shape[1]), np.float32)
-        output[tags != _UNTAGGED] = scores
+        output[tags != IGNORED] = scores
         return output
 
 
@@ -67,7 +67,7 @@ class FrequentTag:
         everywhere: Counter[int] = Counter()
         encoded = self._words.encode(train)
         for row, tags in zip(train, self._words.tags(train, encoded), strict=True):
-            for word, tag in zip(_seen(row), tags[tags != _UNTAGGED].tolist(), strict=True):
+            for word, tag in zip(_seen(row), tags[tags != IGNORED].tolist(), strict=True):
                 counts[word][tag] += 1
                 everywhere[tag] += 1
         self._tag_of = {word: found.most_common(1)[0][0] for word, found in counts.items()}
@@ -111,7 +111,7 @@ class WordFeatures:
         from sklearn.feature_extraction import DictVectorizer
 
         encoded = self._words.encode(train)
-        tags = np.concatenate([tags[tags != _UNTAGGED] for tags in self._words.tags(train, encoded)])
+        tags = np.concatenate([tags[tags != IGNORED] for tags in self._words.tags(train, encoded)])
         self._vectorizer = DictVectorizer(dtype=np.float64)
         self._vectorizer.fit(_described(train))
         features = self._features(train)

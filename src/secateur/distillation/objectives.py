@@ -28,10 +28,9 @@ from torch.nn import functional
 from secateur.distillation.losses import cosine_distance, sigmoid_divergence, softmax_divergence
 from secateur.errors import DataError, UnsupportedError
 from secateur.modeling.pooling import Pooling
+from secateur.tasks.task import IGNORED
 
-__all__ = ["HEADS", "IGNORED", "Objective", "head_of", "objective_of", "require_targets"]
-
-IGNORED = -100  # the label of what is not asked for
+__all__ = ["HEADS", "Objective", "head_of", "objective_of", "require_targets"]
 
 Batch = Mapping[str, Any]
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.distillation.losses import hidden_state_loss
-from secateur.distillation.objectives import IGNORED, Objective, objective_of, require_targets
+from secateur.distillation.objectives import Objective, objective_of, require_targets
 from secateur.errors import DataError, RecipeError, StructureError
 from secateur.modeling.chosen_tokens import ChosenTokens
 from secateur.modeling.structure import find_blocks
+from secateur.tasks.task import IGNORED
 
 __all__ = ["TEACHER_LOGITS", "StudentHook"]
 
@@ -51,6 +52,7 @@ class StudentHook:
         self._handles: list[Any] = []
         self._batch: dict[str, Any] = {}
         self._takes_count = True
+        self._arguments: list[str] = []  # of the student's forward, in their order
         self._chosen: list[ChosenTokens] = []  # of the student, and of the teacher
         self._student_states = _States()
         self._teacher_states = _States()
@@ -64,6 +66,7 @@ class StudentHook:
         if self._handles:
             raise StructureError("The hook hangs on a student already: detach_() it first.")
         parameters = inspect.signature(student.forward).parameters
+        self._arguments = list(parameters)
         self._takes_count = _COUNT in parameters or any(
             parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
         )
@@ -137,9 +140,7 @@ class StudentHook:
         if student.training:
             objective = self._objective_for(student, kwargs)
             require_targets(kwargs, objective.targets)
-            self._batch = dict(kwargs)
-            if args:
-                self._batch.setdefault("input_ids", args[0])
+            self._batch = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
             ours |= {"labels", *objective.targets}
             if objective.masked:
                 self._chosen[0].choose(kwargs["labels"] != IGNORED)
@@ -172,7 +173,7 @@ class StudentHook:
             loss = loss + self.hardness * distance / count
             if self.hidden > 0.0:
                 states = self._student_states.take(), self._teacher_states.take()
-                apart = hidden_state_loss(*states, kwargs.get("attention_mask"), items)
+                apart = hidden_state_loss(*states, batch.get("attention_mask"), items)
                 loss = loss + self.hidden * apart / count
         return _with_loss(output, loss)
 
@@ -222,10 +223,13 @@ class _States:
 
     def attach_(self, model: nn.Module) -> list[Any]:
         blocks = find_blocks(model)
-        self.shape = (len(blocks), blocks[0].hidden_size)
-        # Layers that share their weights are one module, which speaks once for each of them.
-        norms = {id(block.ffn_norm): block.ffn_norm for block in blocks}
-        return [norm.register_forward_hook(self._catch) for norm in norms.values()]
+        layers = len(blocks)
+        config = cast(Any, model.config)
+        if getattr(config, "num_hidden_groups", None) is not None:
+            # ALBERT's layers share their weights: one module, which speaks at every pass through it.
+            layers = config.num_hidden_layers * config.inner_group_num
+        self.shape = (layers, blocks[0].hidden_size)
+        return [block.ffn_norm.register_forward_hook(self._catch) for block in blocks]
 
     def take(self) -> list[Tensor]:
         states, self._states = self._states, []

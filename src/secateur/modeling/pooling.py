@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.errors import UnsupportedError
+from secateur.tasks.sentence_embeddings import POOLING_MODES
 
-__all__ = ["POOLING_MODES", "Pooling"]
-
-POOLING_MODES = ("mean", "cls", "max")
+__all__ = ["Pooling"]
 
 
 @dataclass(frozen=True)

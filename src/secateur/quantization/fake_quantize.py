@@ -188,7 +188,8 @@ class Memory:
         spare = self._spare.pop(dtype, None)
         if spare is not None and (spare.shape, spare.device) == (shape, device):
             return spare
-        return torch.empty(shape, dtype=dtype, device=device)
+        with torch.inference_mode(False):  # what an evaluation leaves here is what training takes next
+            return torch.empty(shape, dtype=dtype, device=device)
 
     def give(self, tensor: Tensor) -> None:
         """Takes a tensor back that nobody reads any more.

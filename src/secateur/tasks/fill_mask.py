@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from secateur.errors import DataError, UnsupportedError
 from secateur.tasks.fields import required_text
 from secateur.tasks.probability import softmax
-from secateur.tasks.task import Encoded, Outputs, Task
+from secateur.tasks.task import IGNORED, Encoded, Outputs, Task
 from secateur.tasks.tokenization import encodings
 from secateur.tasks.windows import Frame, windows
 
@@ -29,7 +29,6 @@ __all__ = ["FillMask", "Row", "mask_token_id"]
 
 _MASKS = ("[MASK]", "<mask>")
 _SHARE = 0.15
-_IGNORED = -100
 
 
 class Row(NamedTuple):
@@ -149,7 +148,7 @@ class FillMask(Task):
         """Returns the hidden token at each position, -100 elsewhere: see `Task`."""
         found = []
         for index, ids in enumerate(encoded.input_ids):
-            labels = [_IGNORED] * len(ids)
+            labels = [IGNORED] * len(ids)
             for place, token in zip(_positions(encoded)[index], _truth(encoded, index), strict=True):
                 labels[place] = token
             found.append({"labels": labels})

@@ -23,12 +23,12 @@ from secateur.tasks.tokenization import encode_texts
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Row", "SentenceEmbeddings", "cosines", "retrieval_scores"]
+__all__ = ["POOLING_MODES", "Row", "SentenceEmbeddings", "cosines", "retrieval_scores"]
 
 Kind = Literal["similarity", "pairs", "texts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_POOLINGS = ("mean", "cls", "max")
+POOLING_MODES = ("mean", "cls", "max")
 _MAIN_METRICS = {"similarity": "spearman", "pairs": "mrr", "texts": ""}
 _CHUNK = 1024  # queries compared with all texts at a time
 
@@ -94,10 +94,10 @@ class SentenceEmbeddings(Task):
         """
         settings = config.get("sentence_embedding") or {}
         pooling, normalize = settings.get("pooling", "mean"), settings.get("normalize", True)
-        if pooling not in _POOLINGS or not isinstance(normalize, bool):
+        if pooling not in POOLING_MODES or not isinstance(normalize, bool):
             raise UnsupportedError(
                 f"The config's sentence_embedding is {dict(settings)!r}; pooling must be one of "
-                f"{', '.join(_POOLINGS)}, and normalize true or false."
+                f"{', '.join(POOLING_MODES)}, and normalize true or false."
             )
         return cls(pooling=pooling, normalize=normalize)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,12 @@ class Span(NamedTuple):
 
 
 def best_spans(
-    starts: NDArray[np.float32], ends: NDArray[np.float32], count: int, max_tokens: int
+    starts: NDArray[np.floating[Any]], ends: NDArray[np.floating[Any]], count: int, max_tokens: int
 ) -> list[Span]:
     """Returns the spans with the largest sum of logits.
 
     Args:
-        starts: [n] logits of starts.
+        starts: [n] logits of starts; a span with -inf is none.
         ends: [n] logits of ends.
         count: Most spans.
         max_tokens: Most tokens of a span.

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Encoded", "Head", "Outputs", "Task"]
+__all__ = ["IGNORED", "Encoded", "Head", "Outputs", "Task"]
 
 # What a model gives for a feature of S tokens:
 #   sequence   [L]     one row of logits (class, classes, value)
@@ -28,6 +28,8 @@ __all__ = ["Encoded", "Head", "Outputs", "Task"]
 Head = Literal["sequence", "token", "masked", "embedding"]
 
 Outputs = Sequence[NDArray[np.float32]]
+
+IGNORED = -100  # the target of a token that is not asked for; PyTorch's cross entropy leaves it out
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from secateur.tasks.label_kind import is_place, named_labels, sorted_labels
 from secateur.tasks.label_scores import macro_f1
 from secateur.tasks.probability import softmax
 from secateur.tasks.tag_scheme import SCHEMES, bio_labels, scheme_of, to_bio
-from secateur.tasks.task import Encoded, Outputs, Task
+from secateur.tasks.task import IGNORED, Encoded, Outputs, Task
 from secateur.tasks.tokenization import encodings
 from secateur.tasks.windows import Frame, windows
 from secateur.tasks.words import TextReader, Window, used_tokens
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "TokenClassification", "row_of_text"]
 
-_IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 _OVERLAP = 4  # a window shares a quarter of its tokens with the one before
 
 
@@ -187,7 +186,7 @@ class TokenClassification(Task):
         self._require_known(rows)
         found = []
         for number, ids, window in zip(encoded.rows, encoded.input_ids, encoded.details, strict=True):
-            labels = [_IGNORED] * len(ids)
+            labels = [IGNORED] * len(ids)
             tags = rows[number].tags or ()
             for token in range(*window.used):
                 word = window.text.words[token]
@@ -302,7 +301,7 @@ class TokenClassification(Task):
             )
 
     def _tags(self, rows: Sequence[Row], encoded: Encoded, outputs: Outputs) -> list[list[str]]:
-        """Returns a tag a word; O where a word has no token."""
+        """Returns a tag a word; where a word has no token O, or the first tag if there is no O."""
         tags = [[self.labels[self._outside]] * len(row.tokens) for row in rows]
         for number, window, output in zip(encoded.rows, encoded.details, outputs, strict=True):
             best = np.asarray(output).argmax(axis=-1)

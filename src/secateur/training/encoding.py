@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from secateur.distillation.objectives import IGNORED
 from secateur.distillation.teacher import TEACHER_LOGITS
 from secateur.tasks import Encoded, Task
+from secateur.tasks.task import IGNORED
 
 __all__ = ["Features", "Padder", "encode_rows", "pad_token_of", "takes_token_types"]
 

@@ -21,7 +21,8 @@ class MaskingPadder(Padder):
     """Collates whole texts into a batch with masks, by transformers' own `DataCollatorForLanguageModeling`.
 
     The draws depend on the seed and the batch's rows only: a resumed run does not know earlier ones. Every
-    epoch shuffles rows into other batches, and so masks others of their words.
+    epoch shuffles rows into other batches, and so masks others of their words; where all rows fit into one
+    batch, it is masked alike whenever it holds them in the same order.
 
     Args:
         tokenizer: A transformers tokenizer.

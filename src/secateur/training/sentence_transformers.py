@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import UnsupportedError
-from secateur.modeling.pooling import POOLING_MODES
+from secateur.tasks.sentence_embeddings import POOLING_MODES
 
 __all__ = ["longest_text", "pooling_entry", "transformer_folder"]
 

@@ -12,6 +12,7 @@ from secateur.errors import DataError
 from secateur.runtime.pipelines.pipeline import Pipeline, checked_text, counting_number, listed
 from secateur.tasks.probability import softmax
 from secateur.tasks.question_answering import QuestionAnswering, Row, Window
+from secateur.tasks.spans import best_spans
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,7 +91,7 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnswering]):
         for row, window, logits in zip(encoded.rows, encoded.details, outputs, strict=True):
             none, start, end = _probabilities(logits, window)
             nothing[row] = min(nothing[row], none)
-            for first, last, score in _best_spans(start, end, many, chosen["max_answer_len"]):
+            for first, last, score in _likeliest(start, end, many, chosen["max_answer_len"]):
                 span = _characters(window, first, last, chosen["align_to_words"])
                 candidates[row].append((*span, score))
         found: list[Any] = [
@@ -169,21 +170,13 @@ def _probabilities(
     return float(shares[0, 0] * shares[1, 0]), shares[0, 1:], shares[1, 1:]
 
 
-def _best_spans(
+def _likeliest(
     start: NDArray[np.float32], end: NDArray[np.float32], count: int, longest: int
 ) -> list[tuple[int, int, float]]:
     """Returns first token, last token and probability of the likeliest spans, best first."""
-    if not len(start):
-        return []
-    size = min(longest, len(start))
-    behind = np.concatenate([end, np.zeros(size - 1, np.float32)])
-    scores = (start[:, None] * np.lib.stride_tricks.sliding_window_view(behind, size)).reshape(-1)
-    places = np.flatnonzero(scores > 0)
-    if count < len(places):
-        least = np.partition(scores[places], -count)[-count]
-        places = places[scores[places] >= least]
-    order = places[np.argsort(-scores[places], kind="stable")][:count]
-    return [(int(at // size), int(at // size + at % size), float(scores[at])) for at in order]
+    with np.errstate(divide="ignore"):
+        logs = np.log(start, dtype=np.float64), np.log(end, dtype=np.float64)
+    return [(span.start, span.end, float(np.exp(span.score))) for span in best_spans(*logs, count, longest)]
 
 
 def _characters(window: Window, first: int, last: int, whole_words: bool) -> tuple[int, int]:
