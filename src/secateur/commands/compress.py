@@ -11,7 +11,7 @@ from secateur.commands.columns import columns_of
 from secateur.commands.console import hush_libraries, note, output, print_table
 from secateur.data import load_splits
 from secateur.errors import MissingExtraError
-from secateur.tasks import Task, TextClassification, task_named
+from secateur.tasks import Task, task_named
 
 __all__ = ["Request", "run"]
 
@@ -79,10 +79,7 @@ def run(request: Request) -> None:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     task = usual_task(Path(request.model)) if request.task is None else task_named(request.task)
-    named = (request.columns, request.text, request.label)
-    if task is None and any(named):
-        task = TextClassification
-    columns = None if task is None else columns_of(task, *named)
+    columns = columns_of(task, request.columns, request.text, request.label)
     splits = load_splits(request.data, task, columns, kind=request.kind, cache=request.cache)
     note(splits.describe())
     try:

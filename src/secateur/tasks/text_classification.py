@@ -45,14 +45,7 @@ __all__ = ["OUT_OF_SCOPE_LABELS", "Answer", "Row", "TextClassification"]
 OUT_OF_SCOPE_LABELS = frozenset({"oos", "out_of_scope"})
 
 _TEXTS = (
-    "text",
-    "sentence",
-    "sentence1",
-    "premise",
-    "utterance",
-    "query",
-    "question",
-    "question1",
+    *("text", "sentence", "sentence1", "premise", "utterance", "query", "question", "question1"),
     "content",
 )
 _PAIRS = (
