@@ -209,9 +209,12 @@ def predict(
 def baseline(
     data: Data,
     task: Annotated[
-        Task | None, typer.Option(help="What the rows are for; default: that of --model.")
+        Task | None,
+        typer.Option(help="What the rows are for; default: that of --model, or what they look like."),
     ] = None,
     column: ColumnOfRole = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
     model: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="A network to halve, or a checkpoint to compare with."),
@@ -238,7 +241,7 @@ def baseline(
     name = None if task is None else task.value
     columns = tuple(column or ())
     run(
-        Request(data, name, columns, model, half_depth, out, recipe, compare, seed, threads),
+        Request(data, name, columns, model, half_depth, out, recipe, compare, seed, threads, text, label),
         json_file,
     )
 

@@ -49,7 +49,15 @@ def test_columns_are_named(run: Run, refused: Run, tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = measured(run, "--data", path, "--column", "text=words", "--column", "label=what")
     assert found["rows"][0]["test"]["accuracy"] == 1.0
+    assert measured(run, "--data", path, "--text", "words", "--label", "what")["rows"] != []
     assert "is not ROLE=COLUMN" in refused("baseline", "--data", path, "--column", "words").err
+
+
+def test_the_rows_tell_the_task(run: Run, tmp_path: Path) -> None:
+    lines = [{"tokens": ["go", "to", f"town{i}"], "marks": ["O", "O", "B-LOC"]} for i in range(30)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert measured(run, "--data", path, "--column", "tags=marks")["task"] == "token-classification"
 
 
 def test_a_checkpoint_brings_its_own_metrics(run: Run, refused: Run, data: Path, checkpoint: Path) -> None:

@@ -13,7 +13,7 @@ from secateur.commands.columns import columns_of
 from secateur.commands.console import hush_libraries, note, output, print_table, show_json
 from secateur.data import Splits, load_splits
 from secateur.errors import DataError, MissingExtraError, UnsupportedError
-from secateur.tasks import TextClassification, task_named, task_of
+from secateur.tasks import task_named, task_of
 
 __all__ = ["Request", "reached", "run"]
 
@@ -33,6 +33,8 @@ class Request:
         compare: A metrics.json, or a folder with one.
         seed: Of everything random.
         threads: Of PyTorch; None leaves its default.
+        text: The column that holds the text; None for one of the usual names.
+        label: The column that holds the label; None for one of the usual names.
     """
 
     data: str
@@ -45,6 +47,8 @@ class Request:
     compare: Path | None
     seed: int
     threads: int | None
+    text: str | None = None
+    label: str | None = None
 
 
 def run(request: Request, json_file: Path | None) -> None:
@@ -65,8 +69,10 @@ def run(request: Request, json_file: Path | None) -> None:
         raise DataError(
             "--out is where the half-depth network goes: give --half-depth with it, or leave it out."
         )
-    task = task_named(request.task or _task_of(request.model) or TextClassification.name)
-    splits = load_splits(request.data, task, columns_of(task, request.columns))
+    name = request.task or _task_of(request.model)
+    task = None if name is None else task_named(name)
+    columns = columns_of(task, request.columns, request.text, request.label)
+    splits = load_splits(request.data, task, columns)
     note(splits.describe())
     metric = splits.task.main_metric
     compared = request.compare or _own_metrics(request)
@@ -116,13 +122,15 @@ def reached(path: Path, metric: str) -> float:
 
 
 def _task_of(model: Path | None) -> str | None:
-    """Returns the task of a fine-tuned model, None where nothing says one."""
+    """Returns the task of a fine-tuned model, None where nothing says one, as for a pretrained encoder."""
     if model is None:
         return None
     try:
-        return task_of(json.loads((model / "config.json").read_text(encoding="utf-8"))).name
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        task = task_of(config)
     except (OSError, ValueError, UnsupportedError):
         return None  # what is wrong with the folder is said where it is loaded
+    return task.name if task.head != "embedding" or "sentence_embedding" in config else None
 
 
 def _own_metrics(request: Request) -> Path | None:

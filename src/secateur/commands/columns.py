@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur.errors import DataError
-from secateur.tasks import Task
+from secateur.tasks import TASKS, Task
 
 __all__ = ["columns_of", "named_columns"]
 
@@ -15,12 +15,12 @@ _LABEL_ROLES = ("label", "tags", "answers", "similarity")
 
 
 def columns_of(
-    task: type[Task], given: Sequence[str] | None, text: str | None = None, label: str | None = None
+    task: type[Task] | None, given: Sequence[str] | None, text: str | None = None, label: str | None = None
 ) -> dict[str, str]:
     """Reads what `--column ROLE=COLUMN`, `--text` and `--label` gave.
 
     Args:
-        task: What the rows are for.
+        task: What the rows are for; None where the data will tell.
         given: Role and column with = between them.
         text: The column of the text, or of what the task has instead.
         label: The column of the label, or of what the task has instead.
@@ -31,6 +31,25 @@ def columns_of(
     Raises:
         DataError: One has another form, a role comes twice, or the task has no such role.
     """
+    if task is None:
+        columns = named_columns(text, label)
+        allowed = dict.fromkeys(role for known in TASKS.values() for role in known.columns)
+        hint = f"the roles of all tasks are {', '.join(allowed)}"
+    else:
+        columns = _by_task(task, text, label)
+        allowed = dict.fromkeys(task.columns)
+        hint = _roles(task)
+    for pair in given or ():
+        role, _, column = pair.partition("=")
+        if role not in allowed or not column:
+            raise DataError(f"--column {pair} is not ROLE=COLUMN; {hint}.")
+        if role in columns:
+            raise DataError(f"--column {pair}: the column of {role} is given twice.")
+        columns[role] = column
+    return columns
+
+
+def _by_task(task: type[Task], text: str | None, label: str | None) -> dict[str, str]:
     columns = {}
     for option, column, roles in (("--text", text, _TEXT_ROLES), ("--label", label, _LABEL_ROLES)):
         role = next((role for role in roles if role in task.columns), None)
@@ -38,13 +57,6 @@ def columns_of(
             raise DataError(f"{option} {column}: {task.name} has no such role; {_roles(task)}.")
         if column is not None and role is not None:
             columns[role] = column
-    for pair in given or ():
-        role, _, column = pair.partition("=")
-        if role not in task.columns or not column:
-            raise DataError(f"--column {pair} is not ROLE=COLUMN; {_roles(task)}.")
-        if role in columns:
-            raise DataError(f"--column {pair}: the column of {role} is given twice.")
-        columns[role] = column
     return columns
 
 

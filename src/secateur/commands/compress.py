@@ -9,9 +9,9 @@ from typing import Any
 
 from secateur.commands.columns import columns_of
 from secateur.commands.console import hush_libraries, note, output, print_table
-from secateur.data import load_splits
+from secateur.data import Splits, load_splits
 from secateur.errors import MissingExtraError
-from secateur.tasks import Task, TextClassification, task_named
+from secateur.tasks import task_named
 
 __all__ = ["Request", "run"]
 
@@ -79,10 +79,7 @@ def run(request: Request) -> None:
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     task = usual_task(Path(request.model)) if request.task is None else task_named(request.task)
-    named = (request.columns, request.text, request.label)
-    if task is None and any(named):
-        task = TextClassification
-    columns = None if task is None else columns_of(task, *named)
+    columns = columns_of(task, request.columns, request.text, request.label)
     splits = load_splits(request.data, task, columns, kind=request.kind, cache=request.cache)
     note(splits.describe())
     try:
@@ -104,7 +101,7 @@ def run(request: Request) -> None:
             note(str(error))
         raise
     _print(done.metrics, done.folder)
-    output().print(f"Try next: secateur predict {request.out} {_example(splits.task)}", **_PLAIN)
+    output().print(f"Try next: secateur predict {request.out} {_example(splits)}", **_PLAIN)
 
 
 def _print(metrics: Mapping[str, Any], folder: Path) -> None:
@@ -124,7 +121,9 @@ def _print(metrics: Mapping[str, Any], folder: Path) -> None:
     print_table(f"{folder} ({split} rows, in PyTorch)", ("what", "dense", "compressed"), rows, numbers=2)
 
 
-def _example(task: Task) -> str:
-    if task.name == "question-answering":
+def _example(splits: Splits) -> str:
+    if splits.task.name == "question-answering":
         return "--question 'who came' --context 'Ann came.'"
-    return "'some [MASK] text'" if task.name == "fill-mask" else "'some text'"
+    if splits.task.name == "text-classification" and "text_pair" in splits.columns:
+        return """'{"text": "some text", "text_pair": "another"}'"""
+    return "'some [MASK] text'" if splits.task.name == "fill-mask" else "'some text'"

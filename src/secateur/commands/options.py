@@ -55,8 +55,8 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="PATH",
-        help="CSV, TSV or JSON-lines file (also .gz), or a folder with train, validation and test files; "
-        "or the name of the packaged set, assistant_intents.",
+        help="CSV, TSV, JSON-lines, SQuAD JSON, CoNLL or plain text file (also .gz), or a folder with train, "
+        "validation and test files; or the packaged set assistant_intents, or org/name on the hub.",
     ),
 ]
 TextColumn = Annotated[

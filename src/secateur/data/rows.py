@@ -31,7 +31,11 @@ class Table:
 
 
 def read_table(
-    task: type[Task], source: str, records: Sequence[Record], columns: Mapping[str, str] | None = None
+    task: type[Task],
+    source: str,
+    records: Sequence[Record],
+    columns: Mapping[str, str] | None = None,
+    guesses: bool = True,
 ) -> Table:
     """Makes rows of records.
 
@@ -40,11 +44,12 @@ def read_table(
         source: Where the records come from, for messages.
         records: At least one.
         columns: Role to column, as far as they are known; others are looked for by their usual names.
+        guesses: Whether optional roles are, too.
 
     Raises:
         DataError: A column is missing, or a record cannot be used.
     """
-    found = find_columns(task, source, list(map(str, records[0].values)), columns or {})
+    found = find_columns(task, source, list(map(str, records[0].values)), columns or {}, guesses)
     rows = []
     for record in records:
         given = {role: record.values.get(column) for role, column in found.items()}
@@ -72,7 +77,7 @@ def adapt_(table: Table, task: Task) -> None:
 
 
 def find_columns(
-    task: type[Task], source: str, present: Sequence[str], wanted: Mapping[str, str]
+    task: type[Task], source: str, present: Sequence[str], wanted: Mapping[str, str], guesses: bool = True
 ) -> dict[str, str]:
     """Says which column holds which role.
 
@@ -80,7 +85,8 @@ def find_columns(
         task: Whose roles.
         source: Where the columns come from, for messages.
         present: The columns there are.
-        wanted: Role to column as the user says; optional roles are not guessed beside them.
+        wanted: Role to column as the user says, or as another split has it.
+        guesses: Whether optional roles are looked for that `wanted` does not name.
 
     Raises:
         DataError: A role is not the task's, a column does not exist, or none has a usual name.
@@ -93,10 +99,9 @@ def find_columns(
             )
         if column not in present:
             raise DataError(f"{source} has no column {column!r}; its columns are: {shown}.")
-    guessed = task.guess(present)
-    if wanted:
-        guessed = {role: column for role, column in guessed.items() if role not in task.optional}
-    found = {**guessed, **wanted}
+    found = task.guess(present, wanted)
+    if not guesses:
+        found = {role: found[role] for role in found if role in wanted or role not in task.optional}
     for role, usual in task.columns.items():
         if role not in found and role not in task.optional:
             option = f"--{role}" if role in ("text", "label") else f"--column {role}=NAME"

@@ -107,11 +107,11 @@ def load_splits(
     known = dict(columns or {})
     tables: dict[str, Table] = {}
     for split, part in source.parts.items():
-        found = find_columns(chosen, part.where, list(map(str, part.records[0].values)), known)
+        found = find_columns(chosen, part.where, list(map(str, part.records[0].values)), known, not tables)
         if _is_unlabelled(part, found, source) and split != "train":
             notes.append(f"{split} has no labels and is not used.")
             continue
-        tables[split] = read_table(chosen, part.where, part.records, known)
+        tables[split] = read_table(chosen, part.where, part.records, known, guesses=not tables)
         known = tables[split].columns
     if isinstance(wanted, Task):
         meant = wanted

@@ -108,12 +108,18 @@ class SentenceEmbeddings(Task):
     # --- rows ------------------------------------------------------
 
     @classmethod
-    def guess(cls, present: Sequence[str]) -> dict[str, str]:
-        """Finds the columns; a column of labels is a similarity only beside a pair. See `Task`."""
-        found = super().guess(present)
-        if "text_pair" not in found:
+    def guess(cls, present: Sequence[str], named: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Finds the columns; a column of labels is a similarity only beside a pair. See `Task`.
+
+        A text that is named stands alone, unless the second of its pair is named, too.
+        """
+        named = dict(named or {})
+        found = super().guess(present, named)
+        if "text" in named:
+            found.pop("text_pair", None)
+        if "text_pair" not in found | named:
             found.pop("similarity", None)
-        return found
+        return found | named
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Row:

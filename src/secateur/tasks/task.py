@@ -117,20 +117,21 @@ class Task(ABC):
     # --- rows ------------------------------------------------------
 
     @classmethod
-    def guess(cls, present: Sequence[str]) -> dict[str, str]:
+    def guess(cls, present: Sequence[str], named: Mapping[str, str] | None = None) -> dict[str, str]:
         """Finds the column of each role by its usual names, whatever their case.
 
         Args:
             present: The columns of a file.
+            named: Role to column where the user says it; these columns serve no other role.
 
         Returns:
-            Role to column, for the roles that were found.
+            Role to column, for the roles that were named or found.
         """
-        lowered = {name.lower(): name for name in reversed(present)}
-        found = {}
+        found = dict(named or {})
+        lowered = {name.lower(): name for name in reversed(present) if name not in found.values()}
         for role, usual in cls.columns.items():
             name = next((lowered[name] for name in usual if name in lowered), None)
-            if name is not None:
+            if role not in found and name is not None:
                 found[role] = name
         return found
 

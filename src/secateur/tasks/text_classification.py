@@ -45,14 +45,7 @@ __all__ = ["OUT_OF_SCOPE_LABELS", "Answer", "Row", "TextClassification"]
 OUT_OF_SCOPE_LABELS = frozenset({"oos", "out_of_scope"})
 
 _TEXTS = (
-    "text",
-    "sentence",
-    "sentence1",
-    "premise",
-    "utterance",
-    "query",
-    "question",
-    "question1",
+    *("text", "sentence", "sentence1", "premise", "utterance", "query", "question", "question1"),
     "content",
 )
 _PAIRS = (
@@ -166,16 +159,23 @@ class TextClassification(Task):
     # --- rows ------------------------------------------------------
 
     @classmethod
-    def guess(cls, present: Sequence[str]) -> dict[str, str]:
-        """Finds the columns: a known pair of texts first, else one text. See `Task`."""
-        lowered = {name.lower(): name for name in reversed(present)}
-        found = super().guess(present)
+    def guess(cls, present: Sequence[str], named: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Finds the columns: a known pair of texts first, else one text. See `Task`.
+
+        A text that is named stands alone, unless the second of its pair is named, too.
+        """
+        named = dict(named or {})
+        found = super().guess(present, named)
         found.pop("text_pair", None)
+        others = [column for role, column in named.items() if role not in ("text", "text_pair")]
+        lowered = {name.lower(): name for name in reversed(present) if name not in others}
         for first, second in _PAIRS:
-            if first in lowered and second in lowered:
-                found |= {"text": lowered[first], "text_pair": lowered[second]}
-                break
-        return found
+            if first in lowered and second in lowered and "text" not in named:
+                pair = {"text": lowered[first], "text_pair": lowered[second]}
+                if named.get("text_pair", pair["text_pair"]) == pair["text_pair"]:
+                    found |= pair
+                    break
+        return found | named
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Row:
