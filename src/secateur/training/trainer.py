@@ -136,6 +136,7 @@ def compress(
         "task": splits.task.name,
         "recipe": resolved.model_dump(mode="json"),
         "rows": fingerprint(splits.train),
+        "labels": splits.task.config(),  # their order is that of the logits
         "teacher": None if teacher is None else os.fspath(Path(teacher).resolve()),
         "max_length": max_length,
         "seed": seed,
