@@ -21,7 +21,7 @@ from secateur.tasks import Task
 from secateur.training.encoding import Features
 from secateur.training.evaluation import model_outputs
 
-__all__ = ["TeacherCache"]
+__all__ = ["TeacherCache", "check_folder"]
 
 _NAME = "outputs"
 # Entries of a config that say where a model came from, not what it does.
@@ -89,6 +89,17 @@ class TeacherCache:
                 f"The teacher's outputs ({flat.numel() * 4 / 1e6:.0f} MB) cannot be written to {self.folder} "
                 f"({error}): make room, or give another folder."
             ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Says early, before any training, that a folder cannot be made.
+
+    Raises:
+        CheckpointError: It, or what it would lie in, is no folder.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir():
+        raise CheckpointError(f"{there} is not a folder: give another place for the teacher's outputs.")
 
 
 def _width(teacher: Any, task: Task) -> int:

@@ -45,7 +45,7 @@ from secateur.training.loading import (
 )
 from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, fingerprint
-from secateur.training.teacher_cache import TeacherCache
+from secateur.training.teacher_cache import TeacherCache, check_folder
 
 __all__ = ["Compression", "FineTuning", "compress", "fine_tune", "usual_task"]
 
@@ -142,6 +142,10 @@ def compress(
         "seed": seed,
     }
     ready = has_head(Path(model), type(splits.task))
+    if teacher is not None:
+        read_config(Path(teacher))  # transformers would look for a folder that is not there on the hub
+    if cache is not None:
+        check_folder(Path(cache))
     run = RunFolder(Path(out), request, resume=resume, save_every=save_every)
     folder = run.path / "teacher" if cache is None else Path(cache)
     job = _Job(
