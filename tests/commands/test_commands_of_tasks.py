@@ -171,6 +171,15 @@ def test_predict_pairs(run: Run, models: Any, monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+def test_lines_end_at_line_ends_only(
+    run: Run, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\u2028table\ntwo\x0ctables\n"))
+    assert run("predict", models["pair"][0], "--json", tmp_path / "a.json").status == 0
+    found = json.loads((tmp_path / "a.json").read_text())["predictions"]
+    assert [one["text"] for one in found] == ["a\u2028table", "two\x0ctables"]
+
+
 def test_predict_labels_above_a_threshold(run: Run, models: Any) -> None:
     (found,) = answers(run, models["multi-label"][0], "a table", "--threshold", 0)
     assert sorted(answer["label"] for answer in found["answers"]) == ["no", "yes"]
@@ -260,6 +269,7 @@ def test_inspect_shows_shared_layers(run: Run, tmp_path: Path) -> None:
         ("question", ("a", "--question", "b", "--context", "c"), "either with --question or after the model"),
         ("question", ('{"question": "a"}',), "Text 0 is a JSON object without 'context': add it"),
         ("question", ("Where?", "--context", " "), "Context 0 is empty"),
+        ("mask", ('{"text": ' + "[" * 100_000,), "begins as a JSON object but is none"),
         ("mask", ("a table",), "Text 0 has no [MASK]"),
         ("mask", ("a [MASK]", "--target", "tablecloth"), "The target 'tablecloth' is not one word"),
         ("embedding", (" ",), "Text 0 is empty"),
@@ -276,6 +286,7 @@ def test_predictions_that_cannot_be(
     ("name", "arguments", "said"),
     [
         ("pair", ("--doc-stride", 3), "--doc-stride is of no use to text-classification: leave it out"),
+        ("question", ("--null-threshold", "nan"), "null_threshold must be a number, but is nan"),
         ("question", ("--mask-share", 0.3), "--mask-share is of no use to question-answering"),
         ("pair", ("--column", "labels=gold"), "--column labels=gold is not ROLE=COLUMN; the roles of text-"),
         ("pair", ("--column", "label"), "--column label is not ROLE=COLUMN"),

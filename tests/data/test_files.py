@@ -101,3 +101,60 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     file.write_text("text,label\nhi,greet\n")
     with pytest.raises(DataError, match="no column 'words'; its columns are: text, label"):
         read_rows(file, text="words")
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    """The last one would win, without a word."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label,text\nset an alarm,alarm,other\n")
+    with pytest.raises(
+        DataError, match=r"a\.csv, line 1: two columns are called 'text'; rename or delete one"
+    ):
+        read_records(path)
+    path.write_text("text,label,,\nset an alarm,alarm,,\n")  # as spreadsheets write empty columns
+    assert read_rows(path)[0] == ROWS[:1]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize("form", ["{}", "[{}]"])
+def test_numbers_that_python_does_not_read(tmp_path: Path, name: str, form: str) -> None:
+    path = tmp_path / name
+    path.write_text(form.replace("{}", '{"text": "a", "label": ' + "1" * 5000 + "}"))
+    with pytest.raises(DataError, match=r"line 1: a number has thousands of digits\.$"):
+        read_records(path)
+
+
+def test_half_characters_are_named_by_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    whole = '{"text": "\\ud83c\\udf89 party", "label": "a"}\n'
+    path.write_text(whole + '{"text": "\\ud83c party", "label": "a"}\n')
+    with pytest.raises(DataError, match=r"line 2: '\\ud83c' is half a character"):
+        read_records(path)
+    path.write_text(whole)
+    assert read_rows(path)[0] == [Row("\N{PARTY POPPER} party", "a")]
+
+
+def test_only_line_ends_end_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("one\u2028still one\r\ntwo\x0cstill two\rthree\n".encode())
+    found = [record.values["text"] for record in read_records(path)]
+    assert found == ["one\u2028still one", "two\x0cstill two", "three"]
+
+
+@pytest.mark.parametrize("labels", ["0.5,1.25", "0,1"])
+def test_a_missing_number_is_no_label(tmp_path: Path, labels: str) -> None:
+    """pandas writes nan; a class of that name would be learnt without a word."""
+    first, second = labels.split(",")
+    path = tmp_path / "a.csv"
+    path.write_text(f"text,label\none,{first}\ntwo,nan\nthree,{second}\n")
+    with pytest.raises(DataError, match=r"line 3: 'label' must be a number for regression, but is 'nan'"):
+        load_splits(path)
+
+
+def test_a_huge_field_does_not_flood_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"text {n},0.{n}\n" for n in range(9)) + f"a,{'b' * 100_000}\n")
+    with pytest.raises(DataError) as caught:
+        load_splits(path, kind="regression")
+    assert "line 11: 'label' must be a number for regression" in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(path))

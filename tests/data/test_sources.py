@@ -225,3 +225,24 @@ def test_what_the_hub_does_not_give_is_one_sentence(monkeypatch: pytest.MonkeyPa
         load_splits("data/train.csv")
     with pytest.raises(DataError, match=r"^nobody/nothing is no file or folder here, and .*\.$"):
         load_from_hub("nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ('{"labels": ["a", "a"]}', "each of the 'labels' must have a name of its own"),
+        ('{"labels": ["a", " "]}', "each of the 'labels' must have a name of its own"),
+        ("[" * 100_000, "cannot be read as JSON"),
+    ],
+)
+def test_a_manifest_that_would_fail_only_after_training(tmp_path: Path, said: str, why: str) -> None:
+    file = _lines(tmp_path / "train.jsonl", [{"text": f"text {n}", "label": n % 2} for n in range(40)])
+    (tmp_path / "manifest.json").write_text(said)
+    with pytest.raises(DataError, match=why):
+        load_splits(file)
+
+
+def test_a_manifest_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = _lines(tmp_path / "train.jsonl", [{"text": f"text {n}", "label": n % 2} for n in range(40)])
+    (tmp_path / "manifest.json").write_text('\ufeff{"labels": ["no", "yes"]}', encoding="utf-8")
+    assert load_splits(file).labels == ["no", "yes"]

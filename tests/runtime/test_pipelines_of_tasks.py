@@ -119,7 +119,7 @@ def test_no_text_no_answer(models: Any, task: str) -> None:
         (["a [MASK]", 3], "Text 1 must be a string"),
         (None, "must be a text or a list of them, but is NoneType"),
         (b"text", "must be a text or a list of them, but is bytes"),
-        (["a [MASK] \ud800"], "cannot be tokenized"),
+        (["a [MASK] \ud800"], r"Text 0 has half a character \('\\ud800' at place 9\): delete it"),
     ],
 )
 def test_unusable_texts_are_refused(models: Any, task: str, texts: Any, said: str) -> None:
@@ -132,6 +132,11 @@ def test_unusable_texts_are_refused(models: Any, task: str, texts: Any, said: st
     [
         ("token-classification", {"aggregation_strategy": "all"}, "one of none, simple, first, average, max"),
         ("token-classification", {"ignore_labels": "O"}, "ignore_labels must be a list of labels"),
+        ("token-classification", {"ignore_labels": None}, "ignore_labels must be a list of labels"),
+        ("token-classification", {"ignore_labels": 3}, "ignore_labels must be a list of labels"),
+        ("text-classification", {"function_to_apply": ["softmax"]}, "function_to_apply must be one of"),
+        ("fill-mask", {"targets": 3}, "must be a text or a list of them, but is int"),
+        ("fill-mask", {"targets": ["\ud800"]}, "A target has half a character"),
         ("token-classification", {"top_k": 2}, "has no option 'top_k'"),
         ("fill-mask", {"top_k": 0}, "top_k must be a positive integer, but is 0"),
         ("fill-mask", {"top_k": None}, "top_k must be a positive integer, but is None"),
@@ -210,6 +215,23 @@ def test_embeddings_that_cannot_be_compared(models: Any) -> None:
     ours, _ = models["sentence-embeddings", "wordpiece"]
     with pytest.raises(DataError, match=r"but are \[1, 3\] and \[1, 4\]"):
         ours.similarity([1.0, 2.0, 3.0], [[1.0, 2.0, 3.0, 4.0]])
+    for given in ("a text", [[1.0, 2.0], [3.0]]):
+        with pytest.raises(DataError, match="Embeddings must be arrays of numbers"):
+            ours.similarity(given, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"folder", [], "a\0b"])
+def test_what_is_no_path(folder: Any) -> None:
+    with pytest.raises(DataError, match="must be the path of a folder"):
+        pipeline(folder)
+
+
+def test_names_of_another_type(models: Any) -> None:
+    folder = models["fill-mask", "wordpiece"][0].engine.folder
+    with pytest.raises(DataError, match="isa must be the name of an instruction set"):
+        pipeline(folder, isa=3)  # type: ignore[call-overload]
+    with pytest.raises(DataError, match=r"There is no task \['fill-mask'\]"):
+        pipeline(folder, ["fill-mask"])  # type: ignore[call-overload]
 
 
 # --- answers to given outputs

@@ -12,7 +12,7 @@ from transformers import BertForSequenceClassification
 
 from secateur.checkpoint import read_checkpoint
 from secateur.data import Row, Splits
-from secateur.errors import DataError, UnsupportedError
+from secateur.errors import CheckpointError, DataError, UnsupportedError
 from secateur.hf import load_compressed
 from secateur.recipe import Recipe
 from secateur.tasks import TextClassification
@@ -219,3 +219,19 @@ def test_out_of_scope_rows_are_scored_apart(
     result = compress(classifier_folder, splits, recipe(), tmp_path / "out", progress=False)
     assert result.metrics["compressed"]["test"]["n_oos"] == 3
     assert torch.is_grad_enabled()
+
+
+def test_folders_that_are_none_are_refused_before_any_training(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    """A teacher that is not there must not be looked for on the hub."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UnsupportedError, match="nowhere is not a folder"):
+        compress(
+            classifier_folder, tiny_splits, recipe(), tmp_path / "out", teacher="nowhere", progress=False
+        )
+    for cache in (file, file / "cache"):
+        with pytest.raises(CheckpointError, match="file is not a folder: give another place"):
+            compress(classifier_folder, tiny_splits, recipe(), tmp_path / "out", cache=cache, progress=False)
+    assert list(tmp_path.iterdir()) == [file]

@@ -145,6 +145,16 @@ def test_ctrl_c_saves_and_says_how_to_resume(
     other = recipe({"type": "distillation"}, epochs=1)
     with pytest.raises(RecipeError, match="was started with other recipe, seed"):
         compress(classifier_folder, SPLITS, other, out, seed=8, resume=True, progress=False)
+    request = tmp_path / "out.run" / "request.json"
+    said = request.read_text()
+    request.write_text("[]")
+    with pytest.raises(RecipeError, match=r"request\.json is damaged: delete the folder"):
+        resumed(classifier_folder, out)
+    request.write_text(said)
+    labels = list(reversed(SPLITS.task.labels))  # the same rows, but logits of another order
+    turned = dataclasses.replace(SPLITS, task=TextClassification(labels))
+    with pytest.raises(RecipeError, match="was started with other labels"):
+        compress(classifier_folder, turned, RECIPE, out, seed=7, resume=True, progress=False)
     assert resumed(classifier_folder, out) == expected
 
 

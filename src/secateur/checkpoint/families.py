@@ -293,4 +293,5 @@ def unsupported_family(subject: str, model_type: object) -> str:
     """
     reason = NOT_SUPPORTED.get(model_type) if isinstance(model_type, str) else None
     because = f" ({reason})" if reason else ""
-    return f"{subject} is of the family {model_type!r}{because}; supported: {', '.join(FAMILIES)}."
+    shown = repr(model_type)[:80]
+    return f"{subject} is of the family {shown}{because}; supported: {', '.join(FAMILIES)}."

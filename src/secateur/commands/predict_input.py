@@ -78,7 +78,7 @@ def _one(task: str, where: str, text: str, context: str | None) -> Any:
 def _record(where: str, text: str, fields: Sequence[str]) -> dict[str, Any]:
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f'{where} begins as a JSON object but is none ({error}): write {{"{fields[0]}": ...}}.'
         ) from None
@@ -92,7 +92,7 @@ def _lines_of_stdin() -> list[tuple[str, str]]:
     if sys.stdin.isatty():
         raise DataError("No text is given: name it after the model, or send lines to standard input.")
     try:
-        lines = sys.stdin.read().splitlines()
+        lines = sys.stdin.read().split("\n")  # splitlines would end lines at U+2028, too
     except UnicodeDecodeError as error:
         raise DataError(f"Standard input is not UTF-8 text (byte {error.start}): convert it.") from None
     given = [(f"Line {place}", line.strip()) for place, line in enumerate(lines, 1) if line.strip()]

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ __all__ = ["SUFFIXES", "Record", "read_records", "suffix_of"]
 
 _CONLL = (".conll", ".bio", ".iob", ".iob2")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", *_CONLL)
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than one long document
 
@@ -55,6 +59,8 @@ def read_records(path: Path, task: type[Task] | None = None) -> list[Record]:
         records = read_conll(path, content) if tagged else _lines(content)
     elif suffix is not None:
         records = list(_json(path, content))
+        if _ESCAPED_SURROGATE.search(content):
+            _refuse_half_characters(path, records)
     else:
         raise DataError(
             f"{path} has an unknown form; files may end in {', '.join(SUFFIXES)}, each also with .gz."
@@ -101,7 +107,7 @@ def _delimited(path: Path, content: str, delimiter: str) -> Iterator[Record]:
             if tabs:
                 cells = [_unquote(cell) for cell in cells]
             if header is None:
-                header = [cell.strip() for cell in cells]
+                header = _header(path, [cell.strip() for cell in cells])
             elif len(cells) != len(header):
                 raise DataError(
                     f"{path}, line {reader.line_num}: {len(cells)} fields where the first line names "
@@ -111,6 +117,13 @@ def _delimited(path: Path, content: str, delimiter: str) -> Iterator[Record]:
                 yield Record(reader.line_num, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}.") from None
+
+
+def _header(path: Path, columns: list[str]) -> list[str]:
+    twice = next((name for place, name in enumerate(columns) if name and name in columns[:place]), None)
+    if twice is not None:
+        raise DataError(f"{path}, line 1: two columns are called {twice!r}; rename or delete one.")
+    return columns
 
 
 def _unquote(cell: str) -> str:
@@ -141,14 +154,26 @@ def _nested(path: Path, content: str) -> list[Any] | None:
         return None
     try:
         whole = json.loads(content)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None  # JSON lines, or a mistake that is found there
     rows = whole.get("data") if isinstance(whole, dict) else None
     return rows if isinstance(rows, list) else None
 
 
+def _refuse_half_characters(path: Path, records: list[Record]) -> None:
+    for record in records:
+        try:
+            json.dumps(record.values, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{path}, line {record.line}: {error.object[error.start : error.end]!a} is half a character, "
+                f"as text that was cut in the middle of one has; write the whole one or delete it."
+            ) from None
+
+
 def _lines(content: str) -> list[Record]:
-    lines = enumerate(content.splitlines(), start=1)
+    # not splitlines, which ends a line at a form feed or U+2028 as well
+    lines = enumerate(_LINE_END.split(content), start=1)
     return [Record(number, {"text": line.strip()}) for number, line in lines if line.strip()]
 
 
@@ -162,6 +187,8 @@ def _parse(path: Path, line: int, content: str) -> Any:
         ) from None
     except RecursionError:
         raise DataError(f"{path}, line {line}: the JSON is nested too deeply.") from None
+    except ValueError:  # the only other reason for which Python gives up
+        raise DataError(f"{path}, line {line}: a number has thousands of digits.") from None
 
 
 def _object(path: Path, line: int, record: Any) -> Mapping[str, Any]:

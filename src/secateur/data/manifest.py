@@ -46,8 +46,8 @@ def read_manifest(source: Path) -> Manifest:
     if not path.is_file():
         return Manifest()
     try:
-        said: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        said: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): correct or remove it.") from None
     if not isinstance(said, dict):
         raise DataError(f'{path} must be a JSON object, as {{"task": ..., "labels": [...]}}.')
@@ -56,5 +56,8 @@ def read_manifest(source: Path) -> Manifest:
         isinstance(labels, list) and labels and all(isinstance(one, (str, int)) for one in labels)
     ):
         raise DataError(f"{path}: 'labels' must be a list of names in the order of their numbers.")
+    names = None if labels is None else [str(one).strip() for one in labels]
+    if names is not None and (len(set(names)) < len(names) or "" in names):
+        raise DataError(f"{path}: each of the 'labels' must have a name of its own.")
     name = _OTHER_NAMES.get(task, task) if isinstance(task, str) else None
-    return Manifest(name if name in TASKS else None, None if labels is None else [str(one) for one in labels])
+    return Manifest(name if name in TASKS else None, names)

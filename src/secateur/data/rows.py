@@ -12,6 +12,8 @@ from secateur.tasks import Task
 
 __all__ = ["Table", "adapt_", "find_columns", "read_table"]
 
+_LONGEST_CLAUSE = 400
+
 
 @dataclass
 class Table:
@@ -119,4 +121,6 @@ def _placed(error: DataError, source: str, line: int, columns: Mapping[str, str]
         if clause.startswith(f"{role!r}"):
             clause = f"{column!r}{clause[len(repr(role)) :]}"
             break
+    if len(clause) > _LONGEST_CLAUSE:  # it quotes a text
+        clause = f"{clause[: _LONGEST_CLAUSE // 2]} ... {clause[-_LONGEST_CLAUSE // 2 :]}"
     return DataError(f"{source}, line {line}: {clause}.")

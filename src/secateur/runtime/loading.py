@@ -18,7 +18,7 @@ from secateur.checkpoint import (
     identify_checkpoint,
     read_checkpoint,
 )
-from secateur.errors import CheckpointError, UnsupportedError
+from secateur.errors import CheckpointError, DataError, UnsupportedError
 from secateur.runtime.lowering import lower
 from secateur.runtime.threads import usable_threads
 
@@ -57,7 +57,12 @@ def load_model(folder: str | os.PathLike[str], isa: str | None = None) -> Loaded
     Raises:
         CheckpointError: If the folder is no sound checkpoint.
         UnsupportedError: If this version, build or CPU cannot run what is asked for.
+        DataError: If `folder` is no path or `isa` no name.
     """
+    if not isinstance(folder, (str, os.PathLike)) or "\0" in os.fspath(folder):
+        raise DataError(f"The checkpoint must be the path of a folder, but is {folder!r}.")
+    if isa is not None and not isinstance(isa, str):
+        raise DataError(f"isa must be the name of an instruction set or None, but is {isa!r}.")
     native = native_module()
     try:
         chosen = str(native.resolve_isa(isa or ""))

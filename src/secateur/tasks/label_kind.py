@@ -30,6 +30,7 @@ KINDS: tuple[Kind, ...] = ("single-label", "multi-label", "regression")
 Label = str | tuple[str, ...] | float | None
 
 _SEPARATORS = ("|", ";", ",")
+_NO_NUMBER = ("nan", "inf", "-inf")  # as pandas writes what is missing or out of range
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -46,7 +47,10 @@ def guess_kind(labels: Iterable[Label]) -> Kind:
     if any(isinstance(label, float) for label in distinct):
         return "regression"
     words = {str(label) for label in distinct}
-    if words and all(_NUMBER.fullmatch(word) for word in words):
+    numbers = {word for word in words if word.lower() not in _NO_NUMBER}
+    if numbers and all(_NUMBER.fullmatch(word) for word in numbers):
+        if len(numbers) < len(words):
+            return "regression"  # which refuses the row that has none, where a class called nan would not
         return "regression" if any(not float(word).is_integer() for word in words) else "single-label"
     return "multi-label" if _separator(words) is not None else "single-label"
 
@@ -97,7 +101,7 @@ def split_label(word: str, separator: str) -> tuple[str, ...]:
 def sorted_labels(labels: Iterable[str]) -> list[str]:
     """Sorts labels: numbers by value, anything else by name."""
     given = list(labels)
-    numbers = all(label.isascii() and label.isdecimal() for label in given)
+    numbers = all(label.isascii() and label.isdecimal() and len(label) < 1000 for label in given)
     return sorted(given, key=lambda label: (int(label) if numbers else 0, label))
 
 
@@ -115,7 +119,7 @@ def check_kind(kind: str) -> Kind:
 
 def is_place(label: str, names: Sequence[str]) -> bool:
     """Says whether a label is an integer that counts a place in names."""
-    return label.isascii() and label.isdecimal() and int(label) < len(names)
+    return label.isascii() and label.isdecimal() and len(label) < 10 and int(label) < len(names)
 
 
 def named_labels(found: set[str], names: Sequence[str]) -> tuple[list[str], bool]:

@@ -7,6 +7,7 @@ the feature's first token.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ class QuestionAnswering(Task):
         max_answer_tokens: int = _MAX_ANSWER_TOKENS,
         null_threshold: float = 0.0,
     ) -> None:
+        if math.isnan(null_threshold):
+            raise DataError("null_threshold must be a number, but is nan: no score exceeds it.")
         self.labels: list[str] = []
         self.doc_stride = doc_stride
         self.window = window

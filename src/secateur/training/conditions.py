@@ -127,6 +127,8 @@ def is_whole(checkpoint: str | Path) -> bool:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    if not isinstance(state, dict) or not {"global_step", "max_steps"} <= state.keys():
+        return False
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     needed = (folder / name for name in ("optimizer.pt", "scheduler.pt"))
     random = [*folder.glob("rng_state*.pth")]

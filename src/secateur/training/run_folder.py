@@ -128,6 +128,8 @@ class RunFolder:
             raise RecipeError(
                 f"There is no unfinished run at {self.path}: run without --resume (resume=True)."
             ) from None
+        if not isinstance(noted, dict):
+            raise RecipeError(f"{self.path / _REQUEST} is damaged: delete the folder and start anew.")
         now = json.loads(json.dumps(dict(request)))
         differ = [key for key in now if noted.get(key) != now[key]]
         if differ:

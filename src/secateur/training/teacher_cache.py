@@ -21,7 +21,7 @@ from secateur.tasks import Task
 from secateur.training.encoding import Features
 from secateur.training.evaluation import model_outputs
 
-__all__ = ["TeacherCache"]
+__all__ = ["TeacherCache", "check_folder"]
 
 _NAME = "outputs"
 # Entries of a config that say where a model came from, not what it does.
@@ -35,7 +35,7 @@ class TeacherCache:
     rows, another length limit or another tokenizer are another file, and nothing in the folder gets old.
 
     Args:
-        folder: Made when the first file is written.
+        folder: Made when the first outputs are computed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,17 +59,27 @@ class TeacherCache:
         sizes = [len(ids) if task.head == "token" else 1 for ids in features.input_ids]
         with suppress(OSError, SafetensorError, KeyError):  # a file that is damaged is written again
             flat = load_file(path)[_NAME]
-            if len(flat) == sum(sizes):
+            if _is_sound(flat, sum(sizes), _width(teacher, task)):
                 return _split(flat, sizes, task)
+        self._make()
         arrays = model_outputs(teacher, task, features.encoded)
         flat = torch.from_numpy(np.concatenate(arrays) if task.head == "token" else np.stack(arrays))
         self._write(path, flat)
         return _split(flat, sizes, task)
 
+    def _make(self) -> None:
+        """Makes the folder before the teacher is run, which may take minutes."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"The folder {self.folder} for the teacher's outputs cannot be made "
+                f"({error.strerror or error}): give another one."
+            ) from None
+
     def _write(self, path: Path, flat: Tensor) -> None:
         draft = path.with_suffix(f".{os.getpid()}.draft")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             save_file({_NAME: flat.contiguous()}, draft)
             os.replace(draft, path)
         except (OSError, SafetensorError) as error:
@@ -79,6 +89,30 @@ class TeacherCache:
                 f"The teacher's outputs ({flat.numel() * 4 / 1e6:.0f} MB) cannot be written to {self.folder} "
                 f"({error}): make room, or give another folder."
             ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Says early, before any training, that a folder cannot be made.
+
+    Raises:
+        CheckpointError: It, or what it would lie in, is no folder.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir():
+        raise CheckpointError(f"{there} is not a folder: give another place for the teacher's outputs.")
+
+
+def _width(teacher: Any, task: Task) -> int:
+    config = teacher.config
+    return int(config.hidden_size if task.head == "embedding" else config.num_labels)
+
+
+def _is_sound(flat: Tensor, rows: int, width: int) -> bool:
+    return (
+        tuple(flat.shape) == (rows, width)
+        and flat.dtype == torch.float32
+        and bool(torch.isfinite(flat).all())
+    )
 
 
 def _split(flat: Tensor, sizes: list[int], task: Task) -> Sequence[Tensor]:

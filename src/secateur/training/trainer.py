@@ -45,7 +45,7 @@ from secateur.training.loading import (
 )
 from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, fingerprint
-from secateur.training.teacher_cache import TeacherCache
+from secateur.training.teacher_cache import TeacherCache, check_folder
 
 __all__ = ["Compression", "FineTuning", "compress", "fine_tune", "usual_task"]
 
@@ -136,11 +136,16 @@ def compress(
         "task": splits.task.name,
         "recipe": resolved.model_dump(mode="json"),
         "rows": fingerprint(splits.train),
+        "labels": splits.task.config(),  # their order is that of the logits
         "teacher": None if teacher is None else os.fspath(Path(teacher).resolve()),
         "max_length": max_length,
         "seed": seed,
     }
     ready = has_head(Path(model), type(splits.task))
+    if teacher is not None:
+        read_config(Path(teacher))  # transformers would look for a folder that is not there on the hub
+    if cache is not None:
+        check_folder(Path(cache))
     run = RunFolder(Path(out), request, resume=resume, save_every=save_every)
     folder = run.path / "teacher" if cache is None else Path(cache)
     job = _Job(

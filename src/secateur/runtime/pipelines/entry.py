@@ -122,8 +122,8 @@ def pipeline_of(engine: Engine, task: str | None = None, **options: Any) -> Pipe
 def _known(task: str | None) -> str | None:
     if task is None:
         return None
-    name = _OTHER_NAMES.get(task, task)
-    if name not in TASKS:
+    name = _OTHER_NAMES.get(task, task) if isinstance(task, str) else None
+    if name is None or name not in TASKS:
         near = difflib.get_close_matches(str(task), [*TASKS, *_OTHER_NAMES], 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(TASKS)}."
         raise DataError(f"There is no task {task!r}: {hint}")

@@ -87,7 +87,7 @@ class FillMaskPipeline(Pipeline[FillMask]):
         """Returns the token of each target, or None where all words may be answers."""
         if targets is None:
             return None
-        given = [targets] if isinstance(targets, str) else list(targets)
+        given = listed(targets)
         if not given:
             raise DataError("targets is empty: give a word or several, or None for all words.")
         return [self._target_id(target) for target in given]

@@ -118,6 +118,13 @@ def checked_text(value: object, what: str) -> str:
         raise DataError(f"{what} must be a string, but is {type(value).__name__}.")
     if not value.strip():
         raise DataError(f"{what} is empty; leave it out or give it a word.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{what} has half a character ({value[error.start]!a} at place {error.start}): delete it."
+            ) from None
     return value
 
 

@@ -78,7 +78,12 @@ class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddings]):
         Raises:
             DataError: The vectors are not of one size.
         """
-        first, second = (np.atleast_2d(np.asarray(given, np.float32)) for given in (embeddings1, embeddings2))
+        try:
+            first, second = (
+                np.atleast_2d(np.asarray(given, np.float32)) for given in (embeddings1, embeddings2)
+            )
+        except (TypeError, ValueError):
+            raise DataError("Embeddings must be arrays of numbers, as `encode` returns them.") from None
         if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
             raise DataError(
                 f"Embeddings must be [n, H] and [m, H], but are {list(first.shape)} and {list(second.shape)}."

@@ -118,7 +118,7 @@ class TextClassificationPipeline(Pipeline[TextClassification]):
         if options["top_k"] is not _BEST:
             counting_number("top_k", options["top_k"], none="all labels")
         function, threshold = options["function_to_apply"], options["threshold"]
-        if function is not None and function not in FUNCTIONS:
+        if function is not None and not (isinstance(function, str) and function in FUNCTIONS):
             raise DataError(
                 f"function_to_apply must be one of {', '.join(FUNCTIONS)} or None (what the model was "
                 f"trained for), but is {function!r}."

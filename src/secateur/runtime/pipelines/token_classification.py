@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, overload
 
 from secateur.errors import DataError
@@ -75,5 +75,6 @@ class TokenClassificationPipeline(Pipeline[TokenClassification]):
             raise DataError(
                 f"aggregation_strategy must be one of {', '.join(AGGREGATIONS)}, but is {strategy!r}."
             )
-        if isinstance(ignored, str) or not all(isinstance(label, str) for label in ignored):
+        given = [] if isinstance(ignored, str) or not isinstance(ignored, Collection) else ignored
+        if given is not ignored or not all(isinstance(label, str) for label in given):
             raise DataError(f"ignore_labels must be a list of labels, but is {ignored!r}.")
