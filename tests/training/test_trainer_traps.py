@@ -307,6 +307,9 @@ def test_a_teacher_that_cannot_speak_to_the_student_is_refused(tmp_path: Path) -
     other = tiny_model(1, vocab_size=40)
     with pytest.raises(RecipeError, match="vocabulary of 40 tokens, the student one of 32"):
         trainer(tmp_path, tiny_model(), CompressionCallback(recipe(DISTILLATION), other))
+    number, other = tiny_model(num_labels=1), tiny_model(1, num_labels=1)
+    other.config.id2label = {0: "stars"}  # one number means the same under any name
+    trainer(tmp_path, number, CompressionCallback(recipe(DISTILLATION), other))
 
 
 def test_teacher_logits_of_another_width_are_refused(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def recipe(*stages: dict[str, Any], **training: Any) -> Recipe:
 
 def tiny_model(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
     torch.manual_seed(seed)
-    return BertForSequenceClassification(tiny_config(num_labels=3, **changes))
+    return BertForSequenceClassification(tiny_config(**{"num_labels": 3, **changes}))
 
 
 def rows(count: int = 32) -> Features:
