@@ -88,7 +88,7 @@ def test_a_long_text_is_cut_and_that_is_said_once(tmp_path: Path) -> None:
         (["book", ""], "Text 1 is empty"),
         ("  \n", "Text 0 is empty"),
         (["book", None], "Text 1 must be a string, or a pair .* but is NoneType"),
-        (["\ud800"], "cannot be tokenized"),
+        (["\ud800"], "Text 0 has half a character"),
     ],
 )
 def test_unusable_texts_are_refused(
