@@ -15,15 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils import cached_file
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -52,17 +46,9 @@ from secateur.quantization.qat import (
     input_quantizer,
 )
 from secateur.sparsity.mask import attach_mask_
+from secateur.tasks import task_of
 
 __all__ = ["SecateurConfig", "SecateurQuantizer", "load_compressed"]
-
-# By the end of the class's name.
-_AUTO_CLASSES = {
-    "ForSequenceClassification": AutoModelForSequenceClassification,
-    "ForTokenClassification": AutoModelForTokenClassification,
-    "ForQuestionAnswering": AutoModelForQuestionAnswering,
-    "ForMaskedLM": AutoModelForMaskedLM,
-    "Model": AutoModel,
-}
 
 
 def load_compressed(folder: str | os.PathLike[str]) -> nn.Module:
@@ -171,8 +157,7 @@ class SecateurQuantizer(HfQuantizer):  # type: ignore[misc]
 
 
 def _auto_class(checkpoint: Checkpoint) -> Any:
-    end = checkpoint.shape.architecture.removeprefix(checkpoint.shape.layout.class_name)
-    return _AUTO_CLASSES[end]
+    return getattr(transformers, task_of({"architectures": [checkpoint.shape.architecture]}).auto_class)
 
 
 def _leave_out_pooler_(model: nn.Module, checkpoint: Checkpoint) -> None:

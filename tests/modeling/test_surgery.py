@@ -135,7 +135,6 @@ def test_layers_that_cannot_be_kept(layers: list[int]) -> None:
     assert len(find_blocks(model)) == 6
 
 
-@pytest.mark.skipif("albert" not in SUPPORTED_MODEL_TYPES, reason="this version does not know ALBERT")
 def test_shared_layers_are_repeated_less_often() -> None:
     model = whole("albert", num_hidden_groups=1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -146,7 +145,6 @@ def test_shared_layers_are_repeated_less_often() -> None:
     assert (model.config.num_hidden_layers, model.config.num_hidden_groups) == (3, 1)
 
 
-@pytest.mark.skipif("albert" not in SUPPORTED_MODEL_TYPES, reason="this version does not know ALBERT")
 def test_groups_that_a_config_cannot_say() -> None:
     model = whole("albert")
     with pytest.raises(UnsupportedError, match=r"groups \[0, 1, 1\]"):

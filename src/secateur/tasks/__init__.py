@@ -33,13 +33,7 @@ TASKS: dict[str, type[Task]] = {
     for task in (TextClassification, TokenClassification, QuestionAnswering, FillMask, SentenceEmbeddings)
 }
 
-_HEADS: dict[str, type[Task]] = {
-    "ForSequenceClassification": TextClassification,
-    "ForTokenClassification": TokenClassification,
-    "ForQuestionAnswering": QuestionAnswering,
-    "ForMaskedLM": FillMask,
-    "Model": SentenceEmbeddings,
-}
+_BY_SUFFIX: dict[str, type[Task]] = {task.class_suffix(): task for task in TASKS.values()}
 
 
 def task_named(name: str) -> type[Task]:
@@ -60,10 +54,10 @@ def task_of(config: Mapping[str, Any]) -> type[Task]:
         UnsupportedError: The config names no class, or one whose head is not known.
     """
     architecture = str((config.get("architectures") or [""])[0])
-    for suffix, task in _HEADS.items():
+    for suffix, task in _BY_SUFFIX.items():
         if architecture.endswith(suffix):
             return task
-    known = ", ".join(f"*{suffix}" for suffix in _HEADS)
+    known = ", ".join(f"*{suffix}" for suffix in _BY_SUFFIX)
     raise UnsupportedError(
         f"The config's architectures name {architecture or 'no class'!r}; known are {known}: "
         f"save the model with its head."

@@ -85,6 +85,11 @@ class Task(ABC):
     # --- where a task comes from -----------------------------------
 
     @classmethod
+    def class_suffix(cls) -> str:
+        """Returns how the names of its models' classes end, as `ForMaskedLM`; `Model` without a head."""
+        return cls.auto_class.removeprefix("AutoModel") or "Model"
+
+    @classmethod
     @abstractmethod
     def from_rows(
         cls, rows: Sequence[Any], *, kind: str | None = None, names: Sequence[str] | None = None

@@ -19,14 +19,6 @@ from secateur.training.sentence_transformers import longest_text, pooling_entry,
 
 __all__ = ["agreed_task", "has_head", "load_network", "load_tokenizer", "model_task", "read_config"]
 
-_ENDS = {
-    "AutoModelForSequenceClassification": "ForSequenceClassification",
-    "AutoModelForTokenClassification": "ForTokenClassification",
-    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    "AutoModelForMaskedLM": "ForMaskedLM",
-    "AutoModel": "Model",
-}
-
 
 def load_tokenizer(folder: str | Path, *, embeddings: bool = False) -> Any:
     """Loads a folder's fast tokenizer.
@@ -95,8 +87,7 @@ def has_head(folder: str | Path, task: type[Task]) -> bool:
     config = read_config(folder)
     if task.head == "embedding":
         return True
-    end = _ENDS[task.auto_class]
-    return any(name.endswith(end) for name in getattr(config, "architectures", None) or [])
+    return any(name.endswith(task.class_suffix()) for name in getattr(config, "architectures", None) or [])
 
 
 def model_task(folder: str | Path, task: type[Task]) -> Task:
