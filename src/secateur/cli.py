@@ -23,11 +23,13 @@ from secateur.commands.options import (
     Isa,
     JsonFile,
     LabelColumn,
+    LoggingDir,
     MaskShare,
     MaxAnswerLen,
     MaxSeqLen,
     NoAnswer,
     NullThreshold,
+    ReportTo,
     SweepAxis,
     Targets,
     Task,
@@ -109,6 +111,8 @@ def compress(
         int, typer.Option(min=0, metavar="STEPS", help="How often the unfinished run is saved, in OUT.run.")
     ] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.run.")] = False,
+    report_to: ReportTo = None,
+    logging_dir: LoggingDir = None,
     threads: Threads = None,
 ) -> None:
     """Prune, distil and quantize a model on your data; write a checkpoint for the engine."""
@@ -119,6 +123,7 @@ def compress(
         Request(
             *(model, data, out, name, recipe, teacher, dense_out, seed, threads, save_every, resume),
             *(tuple(column or ()), text_column, label_column, kind, max_seq_len, cache),
+            *(tuple(report_to or ()), logging_dir),
         )
     )
 

@@ -56,6 +56,8 @@ class Request:
     kind: str | None = None
     max_length: int | None = None
     cache: Path | None = None
+    report_to: tuple[str, ...] = ()
+    logging_dir: Path | None = None
 
 
 def run(request: Request) -> None:
@@ -95,6 +97,8 @@ def run(request: Request) -> None:
             seed=request.seed,
             save_every=request.save_every,
             resume=request.resume,
+            report_to=request.report_to,
+            logging_dir=request.logging_dir,
         )
     except KeyboardInterrupt as error:
         if str(error):

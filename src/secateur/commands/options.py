@@ -18,11 +18,13 @@ __all__ = [
     "Isa",
     "JsonFile",
     "LabelColumn",
+    "LoggingDir",
     "MaskShare",
     "MaxAnswerLen",
     "MaxSeqLen",
     "NoAnswer",
     "NullThreshold",
+    "ReportTo",
     "SweepAxis",
     "Targets",
     "Task",
@@ -82,6 +84,14 @@ Isa = Annotated[
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for stdout.")
+]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Tell tensorboard, mlflow, wandb or the like, too; repeatable."),
+]
+LoggingDir = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where TensorBoard's files go; default: OUT.logs."),
 ]
 SweepAxis = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="Of a sweep: the values; --sweep alone takes good ones.")

@@ -30,8 +30,9 @@ def training_arguments(
     schedule: str = "linear",
     saving: Mapping[str, Any] | None = None,
     logging_steps: int = 0,
+    reporting: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
-    """Returns arguments for a run that reports to nobody but its callbacks.
+    """Returns the arguments of a run.
 
     Args:
         output_dir: Working folder of the Trainer.
@@ -44,6 +45,7 @@ def training_arguments(
         schedule: Name of transformers' learning rate schedule.
         saving: Arguments that say when to save; None saves nothing.
         logging_steps: Steps between two logs, which callbacks hear; 0 logs nothing.
+        reporting: Arguments that say who else hears them, see `Reporting`; None tells nobody.
     """
     known = {field.name for field in fields(TrainingArguments)}
     values: dict[str, Any] = {
@@ -58,7 +60,7 @@ def training_arguments(
         **({"save_strategy": "no"} if saving is None else saving),
         "logging_strategy": "steps" if logging_steps else "no",
         "logging_steps": logging_steps or 500,
-        "report_to": "none",
+        **({"report_to": "none"} if reporting is None else reporting),
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),

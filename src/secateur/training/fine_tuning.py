@@ -24,6 +24,7 @@ from secateur.training.evaluation import evaluate, quick_score
 from secateur.training.lengths import fit_window, max_tokens
 from secateur.training.loading import has_head, load_network, load_tokenizer
 from secateur.training.progress import show_progress_
+from secateur.training.reporting import Reporting
 from secateur.training.run_folder import RunFolder, SeededOrder
 
 __all__ = ["FineTuning", "check_model_target", "evaluate", "fine_tune", "save_copy", "tuning_steps"]
@@ -60,6 +61,7 @@ def fine_tune(
     max_length: int | None = None,
     progress: bool = True,
     run: RunFolder | None = None,
+    reporting: Reporting | None = None,
 ) -> FineTuning:
     """Fine-tunes a pretrained encoder for the task of the data.
 
@@ -78,6 +80,7 @@ def fine_tune(
         max_length: Most tokens of a feature; None means the task's usual limit, or all that the model can.
         progress: Shows a progress bar.
         run: Where checkpoints go, and where a killed run goes on from; None keeps none.
+        reporting: Who else hears loss and learning rate; None is nobody.
 
     Returns:
         The folder and its scores.
@@ -101,7 +104,11 @@ def fine_tune(
     train = training_features(tokenizer, task, splits.train, longest, network)
     least = MIN_STEPS if min_steps is None else min_steps
     epochs = max(epochs, least / -(-len(train) // batch_size))
-    with tempfile.TemporaryDirectory() as work, quiet_transformers():
+    with (
+        tempfile.TemporaryDirectory() as work,
+        quiet_transformers(),
+        (reporting or Reporting()).arguments("fine-tuning") as told,
+    ):
         trainer = Trainer(
             model=network,
             args=training_arguments(
@@ -113,7 +120,8 @@ def fine_tune(
                 weight_decay=weight_decay,
                 seed=seed,
                 saving=None if run is None else run.arguments(),
-                logging_steps=LOG_EVERY if progress else 0,
+                logging_steps=LOG_EVERY if progress or reporting else 0,
+                reporting=told,
             ),
             data_collator=padder_for(tokenizer, task, network, train, None, seed),
             train_dataset=train,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from secateur.training.loading import (
     read_config,
 )
 from secateur.training.progress import show_progress_
+from secateur.training.reporting import Reporting
 from secateur.training.run_folder import RunFolder, fingerprint
 from secateur.training.teacher_cache import TeacherCache, check_folder
 
@@ -81,6 +83,8 @@ def compress(
     save_every: int = 500,
     resume: bool = False,
     progress: bool = True,
+    report_to: Sequence[str] = (),
+    logging_dir: str | os.PathLike[str] | None = None,
 ) -> Compression:
     """Compresses a model for a task and writes a checkpoint for the engine.
 
@@ -105,6 +109,9 @@ def compress(
             succeeded; 0 saves none, except on Ctrl-C.
         resume: Goes on with the run that lies in `<out>.run`, to the weights it would have had.
         progress: Prints what will happen and an estimate of the time, then shows progress bars.
+        report_to: Who else hears loss, learning rate and sparsity, by the Trainer's names: `tensorboard`,
+            `mlflow`, `wandb` and the like.
+        logging_dir: Where TensorBoard's files go; None is `<out>.logs`.
 
     Returns:
         The folder and what was measured.
@@ -141,6 +148,8 @@ def compress(
         "max_length": max_length,
         "seed": seed,
     }
+    logs = Path(f"{os.fspath(out)}.logs" if logging_dir is None else logging_dir)
+    reporting = Reporting.to(report_to, logs)
     ready = has_head(Path(model), type(splits.task))
     if teacher is not None:
         read_config(Path(teacher))  # transformers would look for a folder that is not there on the hub
@@ -163,6 +172,7 @@ def compress(
         run=run,
         started=started,
         notes=notes,
+        reporting=reporting,
     )
     try:
         done = job.run_()
@@ -196,6 +206,7 @@ class _Job:
     run: RunFolder
     started: float
     notes: tuple[str, ...]
+    reporting: Reporting
 
     def run_(self) -> Compression:
         """Fine-tunes where needed, teaches, trains, scores and writes."""
@@ -258,7 +269,7 @@ class _Job:
         settings = recipe.training
         padder = padder_for(tokenizer, splits.task, student, train, recipe, self.seed)
         set_seed(self.seed)
-        with quiet_transformers():
+        with quiet_transformers(), self.reporting.arguments("compression") as told:
             arguments = training_arguments(
                 self.run.stage("compression"),
                 epochs=settings.epochs,
@@ -269,7 +280,8 @@ class _Job:
                 seed=self.seed,
                 schedule=settings.schedule,
                 saving=self.run.arguments(),
-                logging_steps=LOG_EVERY if self.progress else 0,
+                logging_steps=LOG_EVERY if self.progress or self.reporting.names else 0,
+                reporting=told,
             )
             callback = CompressionCallback(recipe, teacher)
             trainer = Trainer(
@@ -299,6 +311,7 @@ class _Job:
                 max_length=self.max_length,
                 progress=self.progress,
                 run=self.run,
+                reporting=self.reporting,
             )
             metrics["fine_tuning_minutes"] = tuned.metrics["minutes"]
         if self.dense_out is not None:
