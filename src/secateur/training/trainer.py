@@ -25,6 +25,7 @@ from secateur.tasks.sentence_embeddings import cosines
 from secateur.training.announcement import announce
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
 from secateur.training.callback import CompressionCallback
+from secateur.training.chance import chance_note
 from secateur.training.collation import (
     alters_rows,
     can_be_altered,
@@ -44,7 +45,7 @@ from secateur.training.loading import (
     load_tokenizer,
     read_config,
 )
-from secateur.training.progress import show_progress_
+from secateur.training.progress import say, show_progress_
 from secateur.training.reporting import Reporting
 from secateur.training.run_folder import RunFolder, fingerprint
 from secateur.training.teacher_cache import TeacherCache, check_folder
@@ -237,6 +238,9 @@ class _Job:
             network = self._fine_tuned(metrics)
         splits = dataclasses.replace(self.splits, task=task)
         metrics["dense"] = evaluate(network, tokenizer, splits, longest)
+        warning = chance_note(splits, metrics["dense"])
+        if warning is not None and self.progress:
+            say(warning)
         vectors = embeddings(network, tokenizer, splits, longest)
         metrics["main_metric"] = task.main_metric
         if recipe.stages_of(DistillationStage) and not live:
