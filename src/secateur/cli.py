@@ -99,6 +99,7 @@ def compress(
         typer.Option(help="What labels mean: single-label, multi-label or regression; default: found out."),
     ] = None,
     max_seq_len: MaxSeqLen = None,
+    doc_stride: DocStride = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -123,7 +124,7 @@ def compress(
         Request(
             *(model, data, out, name, recipe, teacher, dense_out, seed, threads, save_every, resume),
             *(tuple(column or ()), text_column, label_column, kind, max_seq_len, cache),
-            *(tuple(report_to or ()), logging_dir),
+            *(tuple(report_to or ()), logging_dir, doc_stride),
         )
     )
 

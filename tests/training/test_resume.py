@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import tiny_tasks
 import torch
 from killed_run import RECIPE, SPLITS
+from safetensors.torch import load_file, save_file
 from tiny_training import recipe
 
 from secateur.errors import DataError, RecipeError
@@ -191,3 +193,15 @@ def test_a_failed_start_leaves_nothing_behind(classifier_folder: Path, tmp_path:
     with pytest.raises(DataError, match="does not know 'concert'"):
         compress(classifier_folder, splits, RECIPE, tmp_path / "out", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_was_trained_on_in_place_is_noticed(classifier_folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(classifier_folder, model)
+    status, said = run(model, tmp_path / "out", "step", 7)
+    assert status == -signal.SIGKILL, said
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"] += 1.0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RecipeError, match="other model weights"):
+        resumed(model, tmp_path / "out")

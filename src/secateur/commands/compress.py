@@ -58,6 +58,7 @@ class Request:
     cache: Path | None = None
     report_to: tuple[str, ...] = ()
     logging_dir: Path | None = None
+    doc_stride: int | None = None
 
 
 def run(request: Request) -> None:
@@ -93,6 +94,7 @@ def run(request: Request) -> None:
             teacher=request.teacher,
             dense_out=request.dense_out,
             max_length=request.max_length,
+            doc_stride=request.doc_stride,
             cache=request.cache,
             seed=request.seed,
             save_every=request.save_every,

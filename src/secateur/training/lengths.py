@@ -45,10 +45,25 @@ def max_tokens(network: Any, tokenizer: Any, task: Task, wanted: int | None = No
     return wanted
 
 
-def fit_window(task: Task, wanted: int | None) -> Task:
-    """Returns the task with windows as long as the user says, where it cuts contexts into such."""
-    if wanted is None or not isinstance(task, QuestionAnswering):
+def fit_window(task: Task, wanted: int | None, doc_stride: int | None = None) -> Task:
+    """Returns the task with windows as the user wants them, where it cuts contexts into such.
+
+    Args:
+        task: The task.
+        wanted: Most tokens of a window; None leaves the task's own.
+        doc_stride: Tokens that neighbouring windows share; None leaves the task's own.
+
+    Raises:
+        UnsupportedError: The task has no windows that could share anything.
+    """
+    if not isinstance(task, QuestionAnswering):
+        if doc_stride is not None:
+            raise UnsupportedError(
+                "doc_stride is for question-answering, whose contexts are cut into windows; "
+                f"{task.name} has none: leave it out."
+            )
         return task
     fitted = copy.copy(task)
-    fitted.window = wanted
+    fitted.window = task.window if wanted is None else wanted
+    fitted.doc_stride = task.doc_stride if doc_stride is None else doc_stride
     return fitted

@@ -21,7 +21,7 @@ from secateur.checkpoint.replacement import replace_folder, sync_folder
 from secateur.errors import CheckpointError, RecipeError
 from secateur.training.conditions import is_whole, last_checkpoint, seed_length_groups_
 
-__all__ = ["RunFolder", "SeededOrder", "fingerprint"]
+__all__ = ["RunFolder", "SeededOrder", "fingerprint", "weights_fingerprint"]
 
 _REQUEST = "request.json"
 _STATE = "trainer_state.json"
@@ -217,6 +217,18 @@ def fingerprint(rows: Iterable[tuple[Any, ...]]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr(tuple(row)).encode())
+    return digest.hexdigest()[:16]
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Returns a short hash of a model folder's weights and config, to know a model that was trained on."""
+    digest = hashlib.sha256()
+    for pattern in ("config.json", "*.safetensors", "pytorch_model*.bin"):
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
     return digest.hexdigest()[:16]
 
 

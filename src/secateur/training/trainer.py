@@ -47,7 +47,7 @@ from secateur.training.loading import (
 )
 from secateur.training.progress import say, show_progress_
 from secateur.training.reporting import Reporting
-from secateur.training.run_folder import RunFolder, fingerprint
+from secateur.training.run_folder import RunFolder, fingerprint, weights_fingerprint
 from secateur.training.teacher_cache import TeacherCache, check_folder
 
 __all__ = ["Compression", "FineTuning", "compress", "fine_tune", "usual_task"]
@@ -79,6 +79,7 @@ def compress(
     teacher: str | os.PathLike[str] | None = None,
     dense_out: str | os.PathLike[str] | None = None,
     max_length: int | None = None,
+    doc_stride: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     seed: int = 42,
     save_every: int = 500,
@@ -104,6 +105,7 @@ def compress(
         dense_out: Where to keep the dense model, if it is fine-tuned on the way; None keeps it nowhere.
         max_length: Most tokens of a text, or of a window of a long context; None means 384 for question
             answering, otherwise all that the model can: what is shorter costs no more.
+        doc_stride: Tokens that neighbouring windows of a long context share; None means 128.
         cache: Folder in which the teacher's outputs are kept for other runs; None keeps them for this one.
         seed: Seeds everything that is random.
         save_every: Optimizer steps between two checkpoints of the run, which lie in `<out>.run` until it has
@@ -128,7 +130,7 @@ def compress(
     splits = data if isinstance(data, Splits) else load_splits(data, kind or usual_task(Path(model)))
     if kind is not None and kind is not type(splits.task):
         raise DataError(f"The data are rows of {splits.task.name}, and the task is {task}: load them for it.")
-    splits = dataclasses.replace(splits, task=fit_window(splits.task, max_length))
+    splits = dataclasses.replace(splits, task=fit_window(splits.task, max_length, doc_stride))
     if not splits.train:
         raise DataError(f"{splits.name} has no training rows: give data with a train file.")
     notes: tuple[str, ...] = ()
@@ -147,6 +149,7 @@ def compress(
         "labels": splits.task.config(),  # their order is that of the logits
         "teacher": None if teacher is None else os.fspath(Path(teacher).resolve()),
         "max_length": max_length,
+        "doc_stride": doc_stride,
         "seed": seed,
     }
     logs = Path(f"{os.fspath(out)}.logs" if logging_dir is None else logging_dir)
@@ -154,6 +157,8 @@ def compress(
     ready = has_head(Path(model), type(splits.task))
     if teacher is not None:
         read_config(Path(teacher))  # transformers would look for a folder that is not there on the hub
+    request["model weights"] = weights_fingerprint(Path(model))
+    request["teacher weights"] = None if teacher is None else weights_fingerprint(Path(teacher))
     if cache is not None:
         check_folder(Path(cache))
     run = RunFolder(Path(out), request, resume=resume, save_every=save_every)
