@@ -31,9 +31,10 @@ def test_other_tasks_have_a_chance_of_nothing(kind: str) -> None:
     assert chance_note(splits, {"validation": {metric: 0.2}}) is None
 
 
-def test_compress_says_so(
+def test_compress_says_so_and_notes_the_minutes_it_foresaw(
     classifier_folder: Path, tiny_splits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages = {"type": "pruning", "sparsity": 0.5, "start_epoch": 0, "end_epoch": 0.5}
-    compress(classifier_folder, tiny_splits, recipe(stages, epochs=1), tmp_path / "out")
+    done = compress(classifier_folder, tiny_splits, recipe(stages, epochs=1), tmp_path / "out")
+    assert done.metrics["estimated_minutes"] >= 0.0
     assert "it has not learnt this task" in capsys.readouterr().err

@@ -61,7 +61,8 @@ class Compression:
         folder: The checkpoint.
         dense_folder: The dense teacher, where it was fine-tuned on the way and kept.
         metrics: `dense` and `compressed` scores by split (the compressed model with fake quantization on, in
-            PyTorch), `main_metric` among them, `sparsity` achieved, `minutes` and `seed`.
+            PyTorch), `main_metric` among them, `sparsity` achieved, `minutes` (of the last part of a resumed
+            run), `estimated_minutes` where they were said, and `seed`.
     """
 
     folder: Path
@@ -229,7 +230,7 @@ class _Job:
             stage.hidden > 0.0 or stage.augmentation > 0.0 for stage in recipe.stages_of(DistillationStage)
         )
         if self.progress:
-            announce(
+            foreseen = announce(
                 plan,
                 network,
                 train,
@@ -239,6 +240,7 @@ class _Job:
                 scored_rows=len(self.splits.validation) + len(self.splits.test),
                 notes=self.notes,
             )
+            metrics["estimated_minutes"] = round(foreseen.minutes, 2)
         if not self.ready:
             network = self._fine_tuned(metrics)
         splits = dataclasses.replace(self.splits, task=task)
