@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.plot import plot_page, require_plotly
 from secateur.recipe.schema import recipe_schema_text
+from secateur.recipe.stages import PruningStage
 from secateur.recipe.timeline import time_line_table, timeline
 from secateur.recipe.times import counts_steps
 

@@ -159,6 +159,12 @@ class PruningStage(StageRecord):
                 f"{self.sparsity:g} contradicts the pattern {pattern.name}, which removes {pattern.limit:g}"
             )
             problems.append(Problem(("sparsity",), f"{text}: leave it out"))
+        first = self.initial_sparsity or (self.sparsity if self.schedule == "constant" else 0.0)
+        if METHODS[self.method].learns and clock.order(self.start_epoch, 0.0) == 0 and first > 0.0:
+            text = f"leaves {self.method} no time to learn before its first update: start later"
+            problems.append(
+                Problem(("start_epoch",), f"{shown(self.start_epoch)} {text}, or from sparsity 0")
+            )
         rewind = getattr(self, "rewind_epoch", None)
         if isinstance(rewind, (float, str)) and clock.order(rewind, self.start_epoch) == 1:
             text = f"{shown(rewind)} comes after the first update at start_epoch {shown(self.start_epoch)}"
