@@ -23,9 +23,17 @@ from secateur.recipe.stages import (
 from secateur.recipe.times import Clock
 from secateur.schedule import run_learning_rate
 
-__all__ = ["DistillationSpan", "FreezingSpan", "LearningRateSpan", "PruningSpan", "StepPlan", "StepState"]
+__all__ = [
+    "LEAST_SPARSITY",
+    "DistillationSpan",
+    "FreezingSpan",
+    "LearningRateSpan",
+    "PruningSpan",
+    "StepPlan",
+    "StepState",
+]
 
-_LEAST_SPARSITY = 1e-3  # a dense model has single zeros by chance
+LEAST_SPARSITY = 1e-3  # a dense model has single zeros by chance
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class StepPlan:
         Raises:
             RecipeError: The recipe does not fit the run or the model; names everything.
         """
-        found_sparsity = found_sparsity if found_sparsity >= _LEAST_SPARSITY else 0.0
+        found_sparsity = found_sparsity if found_sparsity >= LEAST_SPARSITY else 0.0
         clock = Clock(total_steps / steps_per_epoch, steps_per_epoch, total_steps)
         stages = list(enumerate(recipe.stages))
         problems = inconsistencies(recipe.training, stages, clock)

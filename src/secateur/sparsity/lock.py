@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from secateur.sparsity.mask import attach_mask_, find_mask, sparsity_of
+from secateur.sparsity.mask import attach_mask_, find_mask, remove_mask_, sparsity_of
 from secateur.sparsity.targets import find_targets
 
-__all__ = ["lock_zeros_", "unlocked_sparsity"]
+__all__ = ["SPARSE", "lock_zeros_", "unlock_", "unlocked_sparsity"]
+
+SPARSE = 0.1  # zeros of a model that was pruned; a dense one that was in int8 has up to a few percent
 
 
 def lock_zeros_(model: nn.Module, targets: Sequence[str] = ("encoder",)) -> float:
@@ -33,6 +35,17 @@ def lock_zeros_(model: nn.Module, targets: Sequence[str] = ("encoder",)) -> floa
         if find_mask(module) is None:
             attach_mask_(module, module.weight.detach() != 0)
     return sparsity_of(modules)
+
+
+def unlock_(model: nn.Module, targets: Sequence[str] = ("encoder",)) -> None:
+    """Takes the masks off; the zeros stay in the plain weights until somebody trains them.
+
+    Args:
+        model: A live model of a supported family.
+        targets: Where, see `find_targets`.
+    """
+    for target in find_targets(model, targets):
+        remove_mask_(target.linear)
 
 
 def unlocked_sparsity(model: nn.Module) -> float:

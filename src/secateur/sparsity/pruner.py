@@ -108,7 +108,7 @@ class Pruner:
             evidence: What `needs` asks for; None where it asks for nothing.
 
         Returns:
-            One [N, K] float32 per matrix, larger = keep; below all others for weights that are gone already.
+            One [N, K] float32 per matrix, larger = keep; what is gone already goes first, whatever it has.
         """
         return [self.score(weight) for weight in self.weights()]
 
@@ -188,6 +188,11 @@ class Pruner:
     def weights(self) -> list[Tensor]:
         """Returns the masked weight of every matrix, [N, K] float32, detached."""
         return [unquantized_weight(projection.linear) for projection in self._projections]
+
+    @property
+    def projections(self) -> list[Projection]:
+        """What is pruned, in the order of scores, masks and evidence."""
+        return self._projections
 
     def masks(self) -> list[Tensor]:
         """Returns the mask of every matrix, [N, K] bool, True = keep."""

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from secateur.distillation.teacher import StudentHook
 from secateur.errors import RecipeError, StructureError
-from secateur.modeling.structure import find_blocks, find_projections
+from secateur.modeling.structure import find_blocks
 from secateur.quantization import (
     QuantScheme,
     attach_quantizers_,
@@ -26,7 +26,7 @@ from secateur.recipe.recipe import (
     Recipe,
     load_recipe,
 )
-from secateur.sparsity import Pruner, sparsity_of
+from secateur.sparsity import Pruner
 from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
@@ -331,14 +331,13 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             check_teacher(self._teacher, model)
         blocks = find_blocks(model)
         self._model = model
-        self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
-        self._pruning.attach_(model)
-        if self._quantization is not None:
-            scheme = QuantScheme(averaging=self._quantization.averaging)
-            attach_quantizers_(model, scheme, enabled=False)
         if self.recipe.training.freeze_embeddings:
             for table in find_embeddings(model).values():
                 table.requires_grad_(False)
+        self._found_sparsity = self._pruning.attach_(model)
+        if self._quantization is not None:
+            scheme = QuantScheme(averaging=self._quantization.averaging)
+            attach_quantizers_(model, scheme, enabled=False)
         if self.recipe.training.dropout is not None:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
