@@ -62,7 +62,7 @@ def geometric_sparsity(progress: float, initial: float, final: float) -> float:
     progress = min(max(progress, 0.0), 1.0)
     if progress in (0.0, 1.0):
         return final if progress else initial
-    return 1.0 - (1.0 - initial) ** (1.0 - progress) * (1.0 - final) ** progress
+    return float(1.0 - (1.0 - initial) ** (1.0 - progress) * (1.0 - final) ** progress)
 
 
 def constant_sparsity(progress: float, initial: float, final: float) -> float:

@@ -80,7 +80,7 @@ def _word_table(model: nn.Module) -> Projection:
             f"The word table of {type(model).__name__} is also the weight of its output layer, which a mask "
             "would not reach: leave the target 'embeddings' out."
         )
-    return TableTarget(module, slice(0, module.num_embeddings), name)  # type: ignore[arg-type]
+    return TableTarget(module, slice(0, module.num_embeddings), name)
 
 
 def _family(model: nn.Module) -> str:

@@ -17,6 +17,7 @@ from transformers import Trainer, set_seed
 from secateur.data import Splits
 from secateur.distillation.teacher import StudentHook
 from secateur.errors import UnsupportedError
+from secateur.sparsity.lock import SPARSE, lock_zeros_, unlock_, unlocked_sparsity
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
 from secateur.training.collation import padder_for, training_features
 from secateur.training.connection import count_items_

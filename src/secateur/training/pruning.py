@@ -28,8 +28,9 @@ def check_zeros(recipe: Recipe, model: nn.Module) -> None:
     Raises:
         RecipeError: It does.
     """
-    stages = (*recipe.stages_of(PruningStage), *recipe.stages_of(LockStage))
-    if recipe.training.densify or any("encoder" in stage.targets for stage in stages):
+    targets = [stage.targets for stage in recipe.stages_of(PruningStage)]
+    targets += [stage.targets for stage in recipe.stages_of(LockStage)]
+    if recipe.training.densify or any("encoder" in names for names in targets):
         return
     sparsity = unlocked_sparsity(model)
     if sparsity >= SPARSE:
