@@ -5,15 +5,19 @@ from secateur.schedule import cubic_sparsity, linear_sparsity, scheduled_sparsit
 from secateur.sparsity.lamp import LampPruner
 from secateur.sparsity.magnitude import MagnitudePruner
 from secateur.sparsity.mask import MaskParametrization, attach_mask_, find_mask, sparsity_of
+from secateur.sparsity.obert import ObertPruner
 from secateur.sparsity.pruner import Pruner
+from secateur.sparsity.taylor import TaylorPruner
 
 __all__ = [
     "PRUNERS",
     "LampPruner",
     "MagnitudePruner",
     "MaskParametrization",
+    "ObertPruner",
     "Pattern",
     "Pruner",
+    "TaylorPruner",
     "attach_mask_",
     "cubic_sparsity",
     "find_mask",
@@ -22,4 +26,9 @@ __all__ = [
     "sparsity_of",
 ]
 
-PRUNERS: dict[str, type[Pruner]] = {"lamp": LampPruner, "magnitude": MagnitudePruner}
+PRUNERS: dict[str, type[Pruner]] = {
+    "lamp": LampPruner,
+    "magnitude": MagnitudePruner,
+    "obert": ObertPruner,
+    "taylor": TaylorPruner,
+}
