@@ -8,8 +8,10 @@ from secateur.sparsity.lottery import LotteryTicketPruner
 from secateur.sparsity.magnitude import MagnitudePruner
 from secateur.sparsity.mask import MaskParametrization, attach_mask_, find_mask, sparsity_of
 from secateur.sparsity.movement import MovementPruner, SoftMovementPruner
+from secateur.sparsity.obert import ObertPruner
 from secateur.sparsity.pruner import Pruner
 from secateur.sparsity.random import RandomPruner
+from secateur.sparsity.taylor import TaylorPruner
 
 __all__ = [
     "PRUNERS",
@@ -18,10 +20,12 @@ __all__ = [
     "MagnitudePruner",
     "MaskParametrization",
     "MovementPruner",
+    "ObertPruner",
     "Pattern",
     "Pruner",
     "RandomPruner",
     "SoftMovementPruner",
+    "TaylorPruner",
     "attach_mask_",
     "cubic_sparsity",
     "find_mask",
@@ -36,6 +40,8 @@ PRUNERS: dict[str, type[Pruner]] = {
     "lottery-ticket": LotteryTicketPruner,
     "magnitude": MagnitudePruner,
     "movement": MovementPruner,
+    "obert": ObertPruner,
     "random": RandomPruner,
     "soft-movement": SoftMovementPruner,
+    "taylor": TaylorPruner,
 }
