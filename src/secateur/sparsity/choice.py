@@ -48,7 +48,11 @@ def choose_masks(
     present = None
     if kept is not None:
         present = [pattern.block_scores(mask.to(torch.float32)) > 0 for mask in kept]
-    return [pattern.expand(part) for part in choose_blocks(blocks, pattern, sparsity, ranking, present)]
+    chosen = [pattern.expand(part) for part in choose_blocks(blocks, pattern, sparsity, ranking, present)]
+    if kept is None:
+        return chosen
+    # A mask that a model brought along may be finer than the pattern: what is gone in a block stays so.
+    return [new & old for new, old in zip(chosen, kept, strict=True)]
 
 
 def choose_blocks(

@@ -171,19 +171,29 @@ class Pruner:
 
     def choose(self, scores: list[Tensor], sparsity: float) -> list[Tensor]:
         """Returns one [N, K] bool mask per matrix: the best blocks by `ranking`."""
-        kept = self.masks()
-        chosen = choose_masks(scores, self.pattern, sparsity, self.ranking, kept)
-        # A mask that the model brought along may be finer than the pattern: what is gone in a block stays so.
-        return [new & old for new, old in zip(chosen, kept, strict=True)]
+        return choose_masks(scores, self.pattern, sparsity, self.ranking, self.masks())
 
     def set_masks_(self, chosen: list[Tensor]) -> None:
         """Puts new masks in place, one [N, K] bool per matrix, and the zeros into the weights."""
         with torch.no_grad():
             for mask, new in zip(self._masks, chosen, strict=True):
                 mask.mask.copy_(new)
-            if self.biases:
-                self._prune_biases_()
+        self.prune_biases_()
         self.enforce_()
+
+    def prune_biases_(self) -> None:
+        """Prunes the biases to the sparsity that the weights have now, where `biases` says so."""
+        if not self.biases:
+            return
+        layers = self._biased()
+        masks = [mask for layer in layers if (mask := find_mask(layer, "bias")) is not None]
+        scores = [layer.bias.detach().square().unsqueeze(0) for layer in layers]
+        kept = [mask.mask.unsqueeze(0) for mask in masks]
+        with torch.no_grad():
+            chosen = choose_masks(scores, _SINGLE, self.sparsity, self.ranking, kept)
+            for layer, mask, new in zip(layers, masks, chosen, strict=True):
+                mask.mask.copy_(new.squeeze(0))
+                unmasked_weight(layer, "bias").mul_(mask.mask)
 
     def weights(self) -> list[Tensor]:
         """Returns the masked weight of every matrix, [N, K] float32, detached."""
@@ -250,15 +260,6 @@ class Pruner:
     def _biased(self) -> list[nn.Module]:
         modules = (projection.linear for projection in self._projections)
         return [module for module in modules if getattr(module, "bias", None) is not None]
-
-    def _prune_biases_(self) -> None:
-        layers = self._biased()
-        masks = [mask for layer in layers if (mask := find_mask(layer, "bias")) is not None]
-        scores = [layer.bias.detach().square().unsqueeze(0) for layer in layers]
-        kept = [mask.mask.unsqueeze(0) for mask in masks]
-        chosen = choose_masks(scores, _SINGLE, self.sparsity, self.ranking, kept)
-        for mask, new, old in zip(masks, chosen, kept, strict=True):
-            mask.mask.copy_((new & old).squeeze(0))
 
     def _require_evidence(self, evidence: Evidence | None) -> None:
         if self.needs and evidence is None:
