@@ -1,6 +1,6 @@
 """What test_two_processes.py runs, alone or under torchrun: trains a tiny model, writes what each has.
 
-python several_processes.py trainer|loop OUT ROWS_OF_A_PROCESS
+python several_processes.py trainer|loop OUT ROWS_OF_A_PROCESS [METHOD]
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ STAGES = (
 )
 
 
-def main(way: str, out: Path, batch_size: int) -> None:
+def main(way: str, out: Path, batch_size: int, method: str) -> None:
     torch.set_num_threads(1)
     model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     # SGD: Adam makes steps of full size of gradients that are nothing but rounding, as those of key biases.
-    callback = CompressionCallback(recipe(*STAGES, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
+    stages = ({**STAGES[0], "method": method}, *STAGES[1:])
+    if method != "magnitude":  # what learns scores needs time before it prunes
+        stages = ({**stages[0], "start_epoch": 0.5}, *stages[1:])
+    callback = CompressionCallback(recipe(*stages, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
     if way == "trainer":
-        trainer(
+        made = trainer(
             out,
             model,
             callback,
@@ -41,12 +44,16 @@ def main(way: str, out: Path, batch_size: int) -> None:
             optim="sgd",
             learning_rate=0.1,
             max_grad_norm=0.0,
-        ).train()
+        )
+        if method != "magnitude":
+            callback.connect_(made)
+        made.train()
     else:
         accelerator = Accelerator(cpu=True)
         loader = accelerator.prepare(DataLoader(rows(64), batch_size, collate_fn=Padder(0)))
         callback.attach_(model, steps_per_epoch=len(loader), total_steps=2 * len(loader))
         optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+        callback.group_parameters_(optimizer)
         wrapped = accelerator.prepare(model).train()
         step = 0
         for _ in range(2):
@@ -64,4 +71,4 @@ def main(way: str, out: Path, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:] or ["magnitude"])

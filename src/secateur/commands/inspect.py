@@ -84,8 +84,8 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         `int8_linears` and `bf16_linears` of how many `linears`, `int8_attentions` of how many `attentions`,
         `embeddings`),
         `pruned` (`pattern` that the zeros have, `stored`: part of the weights that the file keeps, zeros in
-        blocks that are not empty among them), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and `steps` (empty where the
-        engine is not built).
+        blocks that are not empty among them), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and
+        `steps` (empty where the engine is not built).
     """
     checkpoint = read_checkpoint(model)
     steps: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def _pruned(checkpoint: Checkpoint) -> dict[str, Any]:
 def _runs_as(pruned: Mapping[str, Any], stored: str) -> str:
     """Says what a pattern without kernels of its own runs as; nothing where it has some."""
     pattern = pruned["pattern"]
-    if pattern in ("dense", stored) or (pattern == "unstructured" and stored == "block4"):
+    if pattern in ("dense", stored):
         return ""
     return (
         f"Pruned as {pattern}, for which the engine has no kernel of its own: it runs as {stored}, the "
