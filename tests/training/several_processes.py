@@ -24,15 +24,21 @@ STAGES = (
     {"type": "distillation", "hardness": 0.9, "temperature": 2.0, "hidden": 0.5},
     {"type": "quantization", "start_epoch": 1, "freeze_epoch": 1.75},
 )
+LATER = {"start_epoch": 0.5}  # what learns scores needs time before it prunes
+OBERT = {"method": "obert", "num_grads": 11, "fisher_block_size": 16, "damp": "auto", "recomputations": 2}
+
+KEYS = {
+    "obert": OBERT,
+    "movement": {"method": "movement", **LATER},
+    "soft-movement": {"method": "soft-movement", **LATER},
+}
 
 
 def main(way: str, out: Path, batch_size: int, method: str) -> None:
     torch.set_num_threads(1)
     model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     # SGD: Adam makes steps of full size of gradients that are nothing but rounding, as those of key biases.
-    stages = ({**STAGES[0], "method": method}, *STAGES[1:])
-    if method != "magnitude":  # what learns scores needs time before it prunes
-        stages = ({**stages[0], "start_epoch": 0.5}, *stages[1:])
+    stages = ({**STAGES[0], **KEYS.get(method, {"method": method})}, *STAGES[1:])
     callback = CompressionCallback(recipe(*stages, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
     if way == "trainer":
         made = trainer(
@@ -51,7 +57,12 @@ def main(way: str, out: Path, batch_size: int, method: str) -> None:
     else:
         accelerator = Accelerator(cpu=True)
         loader = accelerator.prepare(DataLoader(rows(64), batch_size, collate_fn=Padder(0)))
-        callback.attach_(model, steps_per_epoch=len(loader), total_steps=2 * len(loader))
+        callback.attach_(
+            model,
+            steps_per_epoch=len(loader),
+            total_steps=2 * len(loader),
+            batches=lambda: DataLoader(rows(64), 8, shuffle=True, collate_fn=Padder(0)),
+        )
         optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
         callback.group_parameters_(optimizer)
         wrapped = accelerator.prepare(model).train()

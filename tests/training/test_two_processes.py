@@ -33,6 +33,7 @@ def run(*arguments: str) -> None:
         ("trainer", "soft-movement"),
         ("loop", "movement"),
         ("trainer", "lottery-ticket"),
+        ("loop", "obert"),
     ],
 )
 def test_two_processes_give_what_one_gives(tmp_path: Path, way: str, method: str) -> None:
