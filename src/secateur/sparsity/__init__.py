@@ -1,9 +1,10 @@
 """Masks, schedules and pruning methods."""
 
+from secateur.pattern import Pattern
 from secateur.schedule import cubic_sparsity, linear_sparsity, scheduled_sparsity
 from secateur.sparsity.lamp import LampPruner
 from secateur.sparsity.magnitude import MagnitudePruner
-from secateur.sparsity.mask import MaskParametrization, Pattern, attach_mask_, find_mask, sparsity_of
+from secateur.sparsity.mask import MaskParametrization, attach_mask_, find_mask, sparsity_of
 from secateur.sparsity.pruner import Pruner
 
 __all__ = [

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from secateur.errors import StructureError
 from secateur.modeling.structure import Projection, find_projections
+from secateur.pattern import Pattern
+from secateur.sparsity.choice import choose_masks
 from secateur.sparsity.mask import (
     MaskParametrization,
-    Pattern,
     attach_mask_,
-    choose_masks,
     find_mask,
     remove_mask_,
     unquantized_weight,
