@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import DataError, StructureError
-from secateur.sparsity.hessian import InputMoments, InputSquares, compensate, reconstruction_error
+from secateur.sparsity.hessian import InputMoments, InputSquares, compensate, reconstruction_error, refit
 
 
 def correlated(tokens: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -56,9 +56,7 @@ def test_inverse_and_factor_are_those_of_the_damped_matrix() -> None:
     found = moments_of(x)
     plain = x.t() @ x / 40
     live = plain.diagonal() > 0
-    mean = plain.diagonal()[live].mean()
-    expected = plain + 0.05 * mean * torch.eye(10, dtype=torch.float64)
-    expected[3, 3] += mean
+    expected = plain + 0.05 * plain.diagonal()[live].mean() * torch.eye(10, dtype=torch.float64)
     torch.testing.assert_close(found.damped(0.05), expected, rtol=1e-12, atol=1e-12)
     inverse = torch.linalg.inv(expected)
     torch.testing.assert_close(found.inverse(0.05), inverse, rtol=1e-8, atol=1e-10)
@@ -110,6 +108,36 @@ def test_compensation_is_the_constrained_least_squares_solution_after_every_colu
             ).t()
         plain += step
     torch.testing.assert_close(result, plain, rtol=1e-8, atol=1e-9)
+
+
+def test_refitted_rows_are_the_least_squares_solution() -> None:
+    x = correlated(70, 9)
+    found = moments_of(x)
+    random = torch.Generator().manual_seed(4)
+    weight = torch.randn(5, 9, generator=random, dtype=torch.float64)
+    keep = torch.rand(5, 9, generator=random) > 0.5
+    keep[1], keep[2] = False, True
+    damp = 0.02 * float(found.mean_squares().mean()) * len(x)
+    # ridge regression of the rows' outputs on the inputs that they keep, towards the weights they had
+    result = refit(weight, keep, found.damped(0.02))
+    for row in range(5):
+        kept = keep[row]
+        inputs = torch.cat([x[:, kept], damp**0.5 * torch.eye(9, dtype=torch.float64)[:, kept]])
+        outputs = torch.cat([x @ weight[row], damp**0.5 * weight[row]])
+        expected = torch.zeros(9, dtype=torch.float64)
+        expected[kept] = torch.linalg.lstsq(inputs, outputs[:, None]).solution[:, 0]
+        torch.testing.assert_close(result[row], expected, rtol=1e-8, atol=1e-9)
+    assert torch.equal(result[2].float(), weight[2].float())
+
+
+def test_a_dead_column_is_coupled_to_nothing() -> None:
+    x = correlated(40, 5)
+    x[:, 3] = 0.0
+    for damp in (0.0, 0.01):
+        factor = moments_of(x).inverse_factor(damp)
+        assert factor.isfinite().all()
+        assert not factor[3, 4:].any() and not factor[:3, 3].any()
+        assert factor[3, 3] > 5 * factor.diagonal()[[0, 1, 2, 4]].max()
 
 
 def test_reconstruction_error_is_that_of_the_outputs() -> None:

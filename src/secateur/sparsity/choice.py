@@ -10,9 +10,9 @@ from torch import Tensor
 from secateur.errors import RecipeError, StructureError
 from secateur.pattern import Pattern
 
-__all__ = ["RANKINGS", "choose_masks"]
+__all__ = ["RANKINGS", "choose_masks", "keep_highest"]
 
-RANKINGS = ("global", "matrix")
+RANKINGS = ("global", "matrix", "row")
 
 
 def choose_masks(
@@ -25,7 +25,7 @@ def choose_masks(
     """Keeps the best blocks.
 
     Globally, exactly `round(sparsity * blocks)` blocks of all matrices together go; by matrix, of each for
-    itself. N:M removes in each group of M neighbours the same whole number, `pattern.removed_of_group`,
+    itself; by row the same of each matrix, shared out among its rows of blocks to one block. N:M removes in each group of M neighbours the same whole number, `pattern.removed_of_group`,
     however it is ranked. The lowest scores go first; of equal scores the earlier goes (matrices in the given
     order, then row-major), so the choice is the same on every machine.
 
@@ -33,7 +33,7 @@ def choose_masks(
         scores: One [N_i, K_i] float32 per matrix, larger = keep; a block's score is the sum over it.
         pattern: What is removed together.
         sparsity: Fraction of blocks to remove, 0-1.
-        ranking: `global` or `matrix`.
+        ranking: `global`, `matrix` or `row`.
         kept: One [N_i, K_i] bool per matrix: blocks without a True go before all others, whatever their
             score, so that what is gone stays gone. None ranks all by their scores.
 
@@ -64,18 +64,29 @@ def choose_masks(
         blocks = [block.masked_fill(~some, -torch.inf) for block, some in zip(blocks, present, strict=True)]
     if pattern.is_grouped:
         return [_keep_of_groups(block, pattern, sparsity) for block in blocks]
-    if ranking == "matrix":
-        parts = [_keep(block.flatten(), sparsity).view_as(block) for block in blocks]
+    if ranking == "row":
+        parts = [_keep_of_rows(block, sparsity) for block in blocks]
+    elif ranking == "matrix":
+        parts = [keep_highest(block, round(sparsity * block.numel())) for block in blocks]
     else:
-        flat = _keep(torch.cat([block.flatten() for block in blocks]), sparsity)
+        together = torch.cat([block.flatten() for block in blocks])
+        flat = keep_highest(together, round(sparsity * together.numel()))
         sizes = [block.numel() for block in blocks]
         parts = [part.view_as(block) for part, block in zip(flat.split(sizes), blocks, strict=True)]
     return [pattern.expand(part) for part in parts]
 
 
-def _keep(flat: Tensor, sparsity: float) -> Tensor:
-    """Returns [blocks] bool without the lowest scores, of equal ones without the earlier."""
-    remove = round(sparsity * flat.numel())
+def keep_highest(scores: Tensor, remove: int) -> Tensor:
+    """Returns bool without the lowest scores, of equal ones without the earlier.
+
+    Args:
+        scores: [...] no NaN.
+        remove: How many are False.
+
+    Returns:
+        [...] bool.
+    """
+    flat = scores.flatten()
     keep = torch.ones_like(flat, dtype=torch.bool)
     if remove > 0:
         threshold = torch.kthvalue(flat, remove).values
@@ -83,7 +94,15 @@ def _keep(flat: Tensor, sparsity: float) -> Tensor:
         keep[below] = False
         ties = (flat == threshold).nonzero().flatten()
         keep[ties[: remove - int(below.sum())]] = False
-    return keep
+    return keep.view_as(scores)
+
+
+def _keep_of_rows(scores: Tensor, sparsity: float) -> Tensor:
+    """Returns [rows, blocks] bool without the lowest scores of every row, of equal ones without the earlier."""
+    rows, blocks = scores.shape
+    ends = torch.tensor([round(sparsity * blocks * row) for row in range(rows + 1)], device=scores.device)
+    ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
+    return ranks >= ends.diff()[:, None]
 
 
 def _keep_of_groups(scores: Tensor, pattern: Pattern, sparsity: float) -> Tensor:

@@ -1,0 +1,138 @@
+"""What Wanda and SparseGPT share: matrix after matrix, from what it reads on calibration texts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import RecipeError, StructureError
+from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
+from secateur.pattern import Pattern
+from secateur.sparsity.choice import choose_masks
+from secateur.sparsity.hessian import InputMoments, InputSquares
+from secateur.sparsity.layer_inputs import InputSource, inputs_by_layer
+from secateur.sparsity.mask import find_mask, set_weight_, unquantized_weight
+from secateur.sparsity.pruner import Pruner
+
+__all__ = ["LayerwisePruner"]
+
+
+class LayerwisePruner(Pruner):
+    """Prunes each matrix so that its own outputs change little; later ones see what earlier ones became.
+
+    No labels are needed, and no gradients. With the ranking `global`, blocks of all matrices are compared
+    first, as the model stands, which says how much each loses; otherwise each loses the same share.
+
+    Args:
+        pattern: What is removed together.
+        ranking: `global`, `matrix` or `row`.
+        statistics: What is gathered of inputs.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"inputs"})
+
+    def __init__(
+        self, pattern: Pattern, *, ranking: str, statistics: type[InputSquares] | type[InputMoments]
+    ) -> None:
+        super().__init__(pattern, ranking=ranking)
+        self._statistics = statistics
+        self._blocks: list[EncoderBlock] = []
+
+    def attach_(self, model: nn.Module) -> None:
+        """Attaches masks; see `Pruner.attach_`."""
+        super().attach_(model)
+        self._blocks = find_blocks(model)
+
+    def score(self, param: Tensor) -> Tensor:
+        """Refuses: what a weight matters depends on what its matrix reads, not on the weight alone."""
+        raise StructureError(f"{type(self).__name__} scores weights by their inputs: call step_ with evidence.")
+
+    def step_(self, sparsity: float, evidence: InputSource | None = None) -> None:
+        """Chooses the masks anew, and where the method does so the weights.
+
+        Args:
+            sparsity: Fraction of blocks to remove over all matrices, 0-1.
+            evidence: Shows what matrices read.
+
+        Raises:
+            RecipeError: There is no evidence, or the sparsity is none that the pattern can have.
+            DataError: Inputs are not finite, or always the same; names the layer.
+        """
+        self._require_attached()
+        if not 0.0 <= sparsity <= 1.0:
+            raise RecipeError(f"The sparsity {sparsity:g} is no fraction: give 0 to 1.")
+        if evidence is None:
+            raise RecipeError(
+                f"{type(self).__name__} needs calibration texts: give step_ evidence that shows inputs."
+            )
+        shares = self._shares(sparsity, evidence) if self.ranking == "global" else {}
+        for group, found in inputs_by_layer(self._blocks, evidence, self._statistics):
+            self._prepare_(found)
+            for projection in group:
+                self._prune_(projection, found, shares.get(projection.name, sparsity))
+        self._prepare_(None)
+        self.enforce_()
+
+    @abstractmethod
+    def scores(self, weight: Tensor, found: InputSquares) -> Tensor:
+        """Says how much each weight of one matrix matters, before anything is made up for.
+
+        Args:
+            weight: [N, K] float32, masked.
+            found: What its input is like.
+
+        Returns:
+            [N, K] float32; the sum over a block is what the block matters.
+        """
+
+    @abstractmethod
+    def pruned(
+        self, weight: Tensor, kept: Tensor, found: InputSquares, sparsity: float
+    ) -> tuple[Tensor, Tensor]:
+        """Prunes one matrix.
+
+        Args:
+            weight: [N, K] float32, masked.
+            kept: [N, K] bool, what the mask keeps so far.
+            found: What its input is like.
+            sparsity: Of this matrix.
+
+        Returns:
+            weight: [N, K] float32.
+            keep: [N, K] bool.
+        """
+
+    def _prepare_(self, found: InputSquares | None) -> None:
+        """Makes what matrices with the same input share; None forgets it."""
+
+    def _shares(self, sparsity: float, evidence: InputSource) -> Mapping[str, float]:
+        """Returns how much each matrix loses, by comparing blocks of all of them."""
+        names, scores, kept = [], [], []
+        for group, found in inputs_by_layer(self._blocks, evidence, self._statistics):
+            self._prepare_(found)
+            for projection in group:
+                weight = unquantized_weight(projection.linear)
+                names.append(projection.name)
+                scores.append(self.scores(weight, found))
+                kept.append(self._mask_of(projection))
+        masks = choose_masks(scores, self.pattern, sparsity, "global", kept)
+        return {name: 1.0 - float(mask.double().mean()) for name, mask in zip(names, masks, strict=True)}
+
+    def _prune_(self, projection: Projection, found: InputSquares, sparsity: float) -> None:
+        mask = find_mask(projection.linear)
+        assert mask is not None  # attach_ has seen to it
+        weight, keep = self.pruned(
+            unquantized_weight(projection.linear), self._mask_of(projection), found, sparsity
+        )
+        with torch.no_grad():
+            mask.mask.copy_(keep)
+        set_weight_(projection.linear, weight)
+
+    def _mask_of(self, projection: Projection) -> Tensor:
+        mask = find_mask(projection.linear)
+        assert mask is not None
+        return mask.mask
