@@ -12,25 +12,19 @@ from torch import Tensor, nn
 from secateur.checkpoint.families import FAMILIES
 from secateur.errors import DataError, StructureError
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
+from secateur.sparsity.evidence import Visit
 from secateur.sparsity.hessian import InputSquares
 
-__all__ = ["InputSource", "LayerInputs", "Visit", "inputs_by_layer"]
+__all__ = ["InputSource", "LayerInputs", "inputs_by_layer"]
 
-Visit = Callable[[Projection, Tensor, Tensor], None]
 _Statistics = TypeVar("_Statistics", bound=InputSquares)
 
 
 class InputSource(Protocol):
-    """Whatever can show what matrices read: `LayerInputs`, or a training run's evidence."""
+    """Whatever can show what matrices read: `LayerInputs`, or any `Evidence`."""
 
     def inputs(self, visit: Visit, wanted: Collection[str] | None = None) -> None:
-        """Runs the model over the calibration batches.
-
-        Args:
-            visit: Called with a projection, x [tokens, K] that it reads, and [tokens] bool, True for real
-                tokens.
-            wanted: Names of the projections to visit; None visits all.
-        """
+        """See `Evidence.inputs`."""
 
 
 def inputs_by_layer(
@@ -101,7 +95,7 @@ class LayerInputs:
         self._depth = 0
 
     def inputs(self, visit: Visit, wanted: Collection[str] | None = None) -> None:
-        """Shows what matrices read; see `InputSource.inputs`.
+        """Shows what matrices read; see `Evidence.inputs`.
 
         Raises:
             StructureError: A name in `wanted` is no projection of the model.

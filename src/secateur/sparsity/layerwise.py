@@ -9,14 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import RecipeError, StructureError
+from secateur.errors import RecipeError
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
 from secateur.pattern import Pattern
 from secateur.sparsity.choice import choose_masks
+from secateur.sparsity.evidence import Evidence
 from secateur.sparsity.hessian import InputMoments, InputSquares
-from secateur.sparsity.layer_inputs import InputSource, inputs_by_layer
+from secateur.sparsity.layer_inputs import inputs_by_layer
 from secateur.sparsity.mask import find_mask, set_weight_, unquantized_weight
-from secateur.sparsity.pruner import Pruner
+from secateur.sparsity.pruner import Pruner, Ranking
 
 __all__ = ["LayerwisePruner"]
 
@@ -36,7 +37,7 @@ class LayerwisePruner(Pruner):
     needs: ClassVar[frozenset[str]] = frozenset({"inputs"})
 
     def __init__(
-        self, pattern: Pattern, *, ranking: str, statistics: type[InputSquares] | type[InputMoments]
+        self, pattern: Pattern, *, ranking: Ranking, statistics: type[InputSquares] | type[InputMoments]
     ) -> None:
         super().__init__(pattern, ranking=ranking)
         self._statistics = statistics
@@ -47,11 +48,7 @@ class LayerwisePruner(Pruner):
         super().attach_(model)
         self._blocks = find_blocks(model)
 
-    def score(self, param: Tensor) -> Tensor:
-        """Refuses: what a weight matters depends on what its matrix reads, not on the weight alone."""
-        raise StructureError(f"{type(self).__name__} scores weights by their inputs: call step_ with evidence.")
-
-    def step_(self, sparsity: float, evidence: InputSource | None = None) -> None:
+    def step_(self, sparsity: float, evidence: Evidence | None = None) -> None:
         """Chooses the masks anew, and where the method does so the weights.
 
         Args:
@@ -59,16 +56,15 @@ class LayerwisePruner(Pruner):
             evidence: Shows what matrices read.
 
         Raises:
-            RecipeError: There is no evidence, or the sparsity is none that the pattern can have.
+            RecipeError: The sparsity is none that the pattern can have.
+            StructureError: No masks are attached, or there is no evidence.
             DataError: Inputs are not finite, or always the same; names the layer.
         """
         self._require_attached()
         if not 0.0 <= sparsity <= 1.0:
             raise RecipeError(f"The sparsity {sparsity:g} is no fraction: give 0 to 1.")
-        if evidence is None:
-            raise RecipeError(
-                f"{type(self).__name__} needs calibration texts: give step_ evidence that shows inputs."
-            )
+        self._require_evidence(evidence)
+        assert evidence is not None
         shares = self._shares(sparsity, evidence) if self.ranking == "global" else {}
         for group, found in inputs_by_layer(self._blocks, evidence, self._statistics):
             self._prepare_(found)
@@ -78,7 +74,7 @@ class LayerwisePruner(Pruner):
         self.enforce_()
 
     @abstractmethod
-    def scores(self, weight: Tensor, found: InputSquares) -> Tensor:
+    def costs(self, weight: Tensor, found: InputSquares) -> Tensor:
         """Says how much each weight of one matrix matters, before anything is made up for.
 
         Args:
@@ -109,7 +105,7 @@ class LayerwisePruner(Pruner):
     def _prepare_(self, found: InputSquares | None) -> None:
         """Makes what matrices with the same input share; None forgets it."""
 
-    def _shares(self, sparsity: float, evidence: InputSource) -> Mapping[str, float]:
+    def _shares(self, sparsity: float, evidence: Evidence) -> Mapping[str, float]:
         """Returns how much each matrix loses, by comparing blocks of all of them."""
         names, scores, kept = [], [], []
         for group, found in inputs_by_layer(self._blocks, evidence, self._statistics):
@@ -117,7 +113,7 @@ class LayerwisePruner(Pruner):
             for projection in group:
                 weight = unquantized_weight(projection.linear)
                 names.append(projection.name)
-                scores.append(self.scores(weight, found))
+                scores.append(self.costs(weight, found))
                 kept.append(self._mask_of(projection))
         masks = choose_masks(scores, self.pattern, sparsity, "global", kept)
         return {name: 1.0 - float(mask.double().mean()) for name, mask in zip(names, masks, strict=True)}

@@ -9,6 +9,7 @@ from secateur.pattern import Pattern
 from secateur.sparsity.choice import choose_masks, keep_highest
 from secateur.sparsity.hessian import InputMoments, InputSquares, compensate, refit
 from secateur.sparsity.layerwise import LayerwisePruner
+from secateur.sparsity.pruner import Ranking
 
 __all__ = ["SparseGptPruner", "prune_matrix"]
 
@@ -35,7 +36,7 @@ class SparseGptPruner(LayerwisePruner):
         self,
         pattern: Pattern,
         *,
-        ranking: str = "matrix",
+        ranking: Ranking = "matrix",
         damp: float = 0.01,
         columns: int = 128,
         refit: bool = False,
@@ -49,7 +50,7 @@ class SparseGptPruner(LayerwisePruner):
     def _prepare_(self, found: InputSquares | None) -> None:
         self._factor = found.inverse_factor(self.damp) if isinstance(found, InputMoments) else None
 
-    def scores(self, weight: Tensor, found: InputSquares) -> Tensor:
+    def costs(self, weight: Tensor, found: InputSquares) -> Tensor:
         """Returns [N, K] float32 whose sum over a block is what removing it alone costs.
 
         That is w_B^T ([H^-1]_BB)^-1 w_B, with all other weights of its row free; for a weight of a row

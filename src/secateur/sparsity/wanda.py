@@ -8,6 +8,7 @@ from secateur.pattern import Pattern
 from secateur.sparsity.choice import choose_masks
 from secateur.sparsity.hessian import InputMoments, InputSquares, refit
 from secateur.sparsity.layerwise import LayerwisePruner
+from secateur.sparsity.pruner import Ranking
 
 __all__ = ["WandaPruner"]
 
@@ -35,13 +36,13 @@ class WandaPruner(LayerwisePruner):
     """
 
     def __init__(
-        self, pattern: Pattern, *, ranking: str = "row", refit: bool = False, damp: float = 0.01
+        self, pattern: Pattern, *, ranking: Ranking = "row", refit: bool = False, damp: float = 0.01
     ) -> None:
         super().__init__(pattern, ranking=ranking, statistics=InputMoments if refit else InputSquares)
         self.refit = refit
         self.damp = damp
 
-    def scores(self, weight: Tensor, found: InputSquares) -> Tensor:
+    def costs(self, weight: Tensor, found: InputSquares) -> Tensor:
         """Returns [N, K] float32, w^2 E x^2."""
         return (weight.double().square() * found.mean_squares().to(weight.device)).float()
 
@@ -50,7 +51,7 @@ class WandaPruner(LayerwisePruner):
     ) -> tuple[Tensor, Tensor]:
         """Prunes one matrix; see `LayerwisePruner.pruned`."""
         ranking = "matrix" if self.ranking == "global" else self.ranking
-        scores = self.scores(weight, found)
+        scores = self.costs(weight, found)
         keep = choose_masks([scores], self.pattern, sparsity, ranking, [kept])[0]
         if isinstance(found, InputMoments):
             return refit(weight, keep, found.damped(self.damp)), keep
