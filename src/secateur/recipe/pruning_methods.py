@@ -25,6 +25,8 @@ __all__ = [
     "MovementOptions",
     "RandomOptions",
     "SoftMovementOptions",
+    "SparseGptOptions",
+    "WandaOptions",
     "option_problems",
     "owners_of",
 ]
@@ -37,7 +39,7 @@ class MethodOptions(Record):
         ranking: Where a method's blocks are ranked when the recipe does not say: `global` or `matrix`.
     """
 
-    ranking: ClassVar[Literal["global", "matrix"]] = "global"
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "global"
 
 
 class MagnitudeOptions(MethodOptions):
@@ -76,7 +78,7 @@ class MovementOptions(MethodOptions):
         score_learning_rate: Peak learning rate of the scores.
     """
 
-    ranking: ClassVar[Literal["global", "matrix"]] = "matrix"
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "matrix"
     score_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-2
 
 
@@ -97,6 +99,34 @@ class SoftMovementOptions(MethodOptions):
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"
 
 
+class WandaOptions(MethodOptions):
+    """Wanda: weights go that are small and whose input is, on calibration batches; no labels are needed.
+
+    Attributes:
+        refit: Sets the weights that stay so that each matrix gives about what it gave before.
+        damp: Holds that back: share of the mean square of the inputs that is added to each.
+    """
+
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "row"
+    refit: bool = False
+    damp: Annotated[float, Field(ge=0.0)] = 0.01
+
+
+class SparseGptOptions(MethodOptions):
+    """SparseGPT: weights go that a matrix's outputs can spare on calibration batches; others make up for it.
+
+    Attributes:
+        damp: Share of the mean square of the inputs that is added to each.
+        columns: Columns whose masks are chosen together.
+        refit: Afterwards sets the weights that stay so that each matrix gives about what it gave before.
+    """
+
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "matrix"
+    damp: Annotated[float, Field(ge=0.0)] = 0.01
+    columns: Annotated[int, Field(gt=0)] = 128
+    refit: bool = False
+
+
 METHODS: dict[str, type[MethodOptions]] = {
     "lamp": LampOptions,
     "lottery-ticket": LotteryTicketOptions,
@@ -104,6 +134,8 @@ METHODS: dict[str, type[MethodOptions]] = {
     "movement": MovementOptions,
     "random": RandomOptions,
     "soft-movement": SoftMovementOptions,
+    "sparsegpt": SparseGptOptions,
+    "wanda": WandaOptions,
 }
 
 

@@ -6,6 +6,8 @@ from secateur.sparsity.lamp import LampPruner
 from secateur.sparsity.magnitude import MagnitudePruner
 from secateur.sparsity.mask import MaskParametrization, attach_mask_, find_mask, sparsity_of
 from secateur.sparsity.pruner import Pruner
+from secateur.sparsity.sparsegpt import SparseGptPruner
+from secateur.sparsity.wanda import WandaPruner
 
 __all__ = [
     "PRUNERS",
@@ -14,6 +16,8 @@ __all__ = [
     "MaskParametrization",
     "Pattern",
     "Pruner",
+    "SparseGptPruner",
+    "WandaPruner",
     "attach_mask_",
     "cubic_sparsity",
     "find_mask",
@@ -22,4 +26,9 @@ __all__ = [
     "sparsity_of",
 ]
 
-PRUNERS: dict[str, type[Pruner]] = {"lamp": LampPruner, "magnitude": MagnitudePruner}
+PRUNERS: dict[str, type[Pruner]] = {
+    "lamp": LampPruner,
+    "magnitude": MagnitudePruner,
+    "sparsegpt": SparseGptPruner,
+    "wanda": WandaPruner,
+}

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.errors import RecipeError, StructureError
 from secateur.pattern import Pattern
 
-__all__ = ["RANKINGS", "choose_masks", "keep_highest"]
+__all__ = ["RANKINGS", "choose_masks", "keep_highest", "keep_highest_of_rows"]
 
 RANKINGS = ("global", "matrix", "row")
 
@@ -25,7 +25,8 @@ def choose_masks(
     """Keeps the best blocks.
 
     Globally, exactly `round(sparsity * blocks)` blocks of all matrices together go; by matrix, of each for
-    itself; by row the same of each matrix, shared out among its rows of blocks to one block. N:M removes in each group of M neighbours the same whole number, `pattern.removed_of_group`,
+    itself; by row the same of each matrix, shared out among its rows of blocks to one block. N:M removes in
+    each group of M neighbours the same whole number, `pattern.removed_of_group`,
     however it is ranked. The lowest scores go first; of equal scores the earlier goes (matrices in the given
     order, then row-major), so the choice is the same on every machine.
 
@@ -65,7 +66,7 @@ def choose_masks(
     if pattern.is_grouped:
         return [_keep_of_groups(block, pattern, sparsity) for block in blocks]
     if ranking == "row":
-        parts = [_keep_of_rows(block, sparsity) for block in blocks]
+        parts = [keep_highest_of_rows(block, round(sparsity * block.numel())) for block in blocks]
     elif ranking == "matrix":
         parts = [keep_highest(block, round(sparsity * block.numel())) for block in blocks]
     else:
@@ -97,10 +98,18 @@ def keep_highest(scores: Tensor, remove: int) -> Tensor:
     return keep.view_as(scores)
 
 
-def _keep_of_rows(scores: Tensor, sparsity: float) -> Tensor:
-    """Returns [rows, blocks] bool without the lowest scores of every row, of equal ones without the earlier."""
-    rows, blocks = scores.shape
-    ends = torch.tensor([round(sparsity * blocks * row) for row in range(rows + 1)], device=scores.device)
+def keep_highest_of_rows(scores: Tensor, remove: int) -> Tensor:
+    """Returns bool without the lowest scores of every row, of equal ones without the earlier.
+
+    Args:
+        scores: [rows, blocks] no NaN.
+        remove: How many are False; each row has the same number of them to one.
+
+    Returns:
+        [rows, blocks] bool.
+    """
+    rows = len(scores)
+    ends = torch.tensor([remove * row // rows for row in range(rows + 1)], device=scores.device)
     ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
     return ranks >= ends.diff()[:, None]
 

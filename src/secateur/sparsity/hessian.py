@@ -162,7 +162,9 @@ class InputMoments(InputSquares):
         diagonal = matrix.diagonal()  # a view
         live = diagonal > 0
         mean = diagonal[live].mean()
-        diagonal += torch.where(live, damp, damp or 1e-6) * mean
+        added = torch.full_like(diagonal, damp)
+        added[~live] = damp or 1e-6
+        diagonal += added * mean
         return matrix
 
     def inverse(self, damp: float = 0.01) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from secateur.pattern import Pattern
-from secateur.sparsity.choice import choose_masks, keep_highest
+from secateur.sparsity.choice import keep_highest, keep_highest_of_rows
 from secateur.sparsity.hessian import InputMoments, InputSquares, compensate, refit
 from secateur.sparsity.layerwise import LayerwisePruner
 from secateur.sparsity.pruner import Ranking
@@ -73,7 +73,13 @@ class SparseGptPruner(LayerwisePruner):
         """Prunes one matrix; see `LayerwisePruner.pruned`."""
         assert self._factor is not None
         new, keep = prune_matrix(
-            weight, self._factor, self.pattern, sparsity, kept=kept, columns=self.columns, ranking=self.ranking
+            weight,
+            self._factor,
+            self.pattern,
+            sparsity,
+            kept=kept,
+            columns=self.columns,
+            ranking=self.ranking,
         )
         if self.refit and isinstance(found, InputMoments):
             new = refit(weight, keep, found.damped(self.damp))
@@ -149,10 +155,8 @@ class _Selection:
         remove = round(self._sparsity * seen) - self._removed
         remove = min(remove, total - self._removed - ahead)  # what is gone further right goes in any case
         remove = min(max(remove, int(gone.sum())), scores.numel())
-        if self._by_row:
-            keep = choose_masks([scores], Pattern("unstructured"), remove / scores.numel(), "row")[0]
-        else:
-            keep = keep_highest(scores, remove)
+        keep = (keep_highest_of_rows if self._by_row else keep_highest)(scores, remove)
+        keep &= ~gone
         self._removed += int((~keep).sum())
         self.keep[:, start : start + chunk.shape[1]] = pattern.expand(keep)
 
@@ -165,10 +169,11 @@ class _Selection:
             diagonal = self._factor.diagonal()[column : column + group]
             scores = (self._chunk[:, place : place + group] / diagonal).square()
             scores = scores.masked_fill(self._gone[:, column : column + group], -torch.inf)
-            lowest = scores.sort(dim=1, stable=True).indices[:, : self._pattern.removed_of_group(self._sparsity)]
-            self.keep[:, column : column + group] = torch.ones_like(scores, dtype=torch.bool).scatter_(
-                1, lowest, False
-            )
+            lowest = scores.sort(dim=1, stable=True).indices[
+                :, : self._pattern.removed_of_group(self._sparsity)
+            ]
+            keep = ~self._gone[:, column : column + group]
+            self.keep[:, column : column + group] = keep.scatter(1, lowest, False)
         return values * self.keep[:, column]
 
     def _saliency(self, start: int, chunk: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class WandaPruner(LayerwisePruner):
         """Prunes one matrix; see `LayerwisePruner.pruned`."""
         ranking = "matrix" if self.ranking == "global" else self.ranking
         scores = self.costs(weight, found)
-        keep = choose_masks([scores], self.pattern, sparsity, ranking, [kept])[0]
+        keep = choose_masks([scores], self.pattern, sparsity, ranking, [kept])[0] & kept
         if isinstance(found, InputMoments):
             return refit(weight, keep, found.damped(self.damp)), keep
         return weight * keep, keep
