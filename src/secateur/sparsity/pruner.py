@@ -63,7 +63,7 @@ class Pruner:
         """
         self._projections = list(find_projections(model))
         for projection in self._projections:
-            self.pattern.check(projection.name, projection.in_features)
+            self.pattern.check(projection.name, projection.in_features, projection.linear.out_features)
         linears = [projection.linear for projection in self._projections]
         self._masks = [find_mask(linear) or attach_mask_(linear) for linear in linears]
 
@@ -90,7 +90,7 @@ class Pruner:
             evidence: What `needs` asks for; None where it asks for nothing.
 
         Returns:
-            One [N, K] float32 per matrix, larger = keep; below all others for weights that are gone already.
+            One [N, K] float32 per matrix, larger = keep; what is gone already goes first, whatever it has.
         """
         return [self.score(weight) for weight in self.weights()]
 
@@ -135,8 +135,8 @@ class Pruner:
             self.set_masks_(self.choose(self.scores(evidence), sparsity))
 
     def choose(self, scores: list[Tensor], sparsity: float) -> list[Tensor]:
-        """Returns one [N, K] bool mask per matrix: the best blocks by `ranking`."""
-        return choose_masks(scores, self.pattern, sparsity, self.ranking)
+        """Returns one [N, K] bool mask per matrix: the best blocks by `ranking`; what is gone stays gone."""
+        return choose_masks(scores, self.pattern, sparsity, self.ranking, self.masks())
 
     def set_masks_(self, chosen: list[Tensor]) -> None:
         """Puts new masks in place, one [N, K] bool per matrix, and the zeros into the weights."""
@@ -148,6 +148,11 @@ class Pruner:
     def weights(self) -> list[Tensor]:
         """Returns the masked weight of every matrix, [N, K] float32, detached."""
         return [unquantized_weight(projection.linear) for projection in self._projections]
+
+    @property
+    def projections(self) -> list[Projection]:
+        """What is pruned, in the order of scores, masks and evidence."""
+        return self._projections
 
     def masks(self) -> list[Tensor]:
         """Returns the mask of every matrix, [N, K] bool, True = keep."""

@@ -39,8 +39,10 @@ class StagePruners:
         """Attaches the masks of all stages."""
         self._model = model
         for stage in self._stages:
-            self._pruners.append(PRUNERS[stage.method](Pattern.parse(stage.pattern)))
-            self._pruners[-1].attach_(model)
+            options = stage.options.model_dump()
+            made = PRUNERS[stage.method](Pattern.parse(stage.pattern), ranking=stage.ranking, **options)
+            made.attach_(model)
+            self._pruners.append(made)
         self.current = self._pruners[0] if self._pruners else None
 
     def take_rows_(self, loader: Any, seed: int) -> None:
