@@ -162,8 +162,9 @@ def test_what_cannot_be_learnt_from_is_refused_by_name(kind: type[InputSquares])
     constant = kind("some.layer", 4)
     constant.add_(torch.ones(3, 4))
     constant.add_(torch.ones(2, 4))
-    with pytest.raises(DataError, match=r"some.layer is the same for all 5 calibration tokens"):
-        constant.mean_squares()
+    assert not constant.varies
+    constant.add_(torch.tensor([[1.0, 1.0, 1.0, 2.0]]))
+    assert constant.varies
     with pytest.raises(DataError, match=r"input of some.layer holds NaN or infinity"):
         kind("some.layer", 4).add_(torch.tensor([[1.0, 2.0, float("nan"), 0.0]]))
     with pytest.raises(StructureError, match=r"some.layer was given inputs of the shape \(2, 3\)"):
@@ -175,3 +176,9 @@ def test_moments_that_cannot_be_inverted_are_refused() -> None:
     with pytest.raises(DataError, match="input of layer cannot be inverted with damp 0 and 2 tokens"):
         found.inverse_factor(0.0)
     assert found.inverse_factor(0.01).isfinite().all()
+
+
+def test_inputs_that_are_always_0_have_an_inverse() -> None:
+    found = moments_of(torch.zeros(4, 3, dtype=torch.float64))
+    assert torch.equal(found.damped(0.5), 0.5 * torch.eye(3, dtype=torch.float64))
+    assert found.inverse_factor(0.0).isfinite().all()

@@ -91,15 +91,15 @@ class InputSquares:
         self._squares = self._squares.to(x.device)
         self._squares += x.double().square().sum(0)
 
+    @property
+    def varies(self) -> bool:
+        """Whether two tokens differed; False says that the model or the texts are not what was meant."""
+        return self._varies
+
     def check(self) -> None:
-        """Raises DataError where nothing can be learnt from what was seen: no token, or always the same."""
+        """Raises DataError where no token was seen."""
         if not self.tokens:
             raise DataError(f"No token reached {self.name}: give calibration texts that are not empty.")
-        if not self._varies:
-            raise DataError(
-                f"The input of {self.name} is the same for all {self.tokens} calibration tokens: check that "
-                "the model and the texts are what you meant, or give more texts."
-            )
 
     def mean_squares(self) -> Tensor:
         """Returns [K] float64, E x_k^2; 0 for a column that nothing reaches.
@@ -161,7 +161,7 @@ class InputMoments(InputSquares):
         matrix = self.matrix()
         diagonal = matrix.diagonal()  # a view
         live = diagonal > 0
-        mean = diagonal[live].mean()
+        mean = diagonal[live].mean() if live.any() else torch.ones_like(diagonal[0])
         added = torch.full_like(diagonal, damp)
         added[~live] = damp or 1e-6
         diagonal += added * mean

@@ -58,7 +58,7 @@ class LayerwisePruner(Pruner):
         Raises:
             RecipeError: The sparsity is none that the pattern can have.
             StructureError: No masks are attached, or there is no evidence.
-            DataError: Inputs are not finite, or always the same; names the layer.
+            DataError: Inputs are not finite; names the layer.
         """
         self._require_attached()
         if not 0.0 <= sparsity <= 1.0:

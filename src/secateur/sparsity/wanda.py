@@ -53,6 +53,6 @@ class WandaPruner(LayerwisePruner):
         ranking = "matrix" if self.ranking == "global" else self.ranking
         scores = self.costs(weight, found)
         keep = choose_masks([scores], self.pattern, sparsity, ranking, [kept])[0] & kept
-        if isinstance(found, InputMoments):
+        if self.refit and isinstance(found, InputMoments):
             return refit(weight, keep, found.damped(self.damp)), keep
         return weight * keep, keep
