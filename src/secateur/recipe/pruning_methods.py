@@ -23,9 +23,11 @@ __all__ = [
     "MagnitudeOptions",
     "MethodOptions",
     "MovementOptions",
+    "ObertOptions",
     "RandomOptions",
     "SoftMovementOptions",
     "SparseGptOptions",
+    "TaylorOptions",
     "WandaOptions",
     "option_problems",
     "owners_of",
@@ -127,15 +129,47 @@ class SparseGptOptions(MethodOptions):
     refit: bool = False
 
 
+class ObertOptions(MethodOptions):
+    """oBERT: weights go that the loss misses least by its curvature; what stays makes up for them.
+
+    Attributes:
+        num_grads: Mini-batch gradients that the curvature is estimated from, anew at every update.
+        damp: Added to the curvature. `auto` tries five values around the mean square of the gradients and
+            takes the one with the lowest held-out loss after pruning.
+        fisher_block_size: Weights whose influence on each other counts; a multiple of the pattern's. None
+            takes 50 for single weights and about as many for others, 32 for block4.
+        recomputations: Into how many parts every update is cut, each with gradients of its own.
+        max_memory_gb: Memory for it, in 10^9 bytes; with less, the gradients are computed several times.
+    """
+
+    num_grads: Annotated[int, Field(ge=1)] = 1024
+    damp: Annotated[float, Field(gt=0.0)] | Literal["auto"] = 1.0e-7
+    fisher_block_size: Annotated[int, Field(ge=1)] | None = None
+    recomputations: Annotated[int, Field(ge=1)] = 1
+    max_memory_gb: Annotated[float, Field(gt=0.0)] = 4.0
+
+
+class TaylorOptions(MethodOptions):
+    """First-order Taylor: weights go whose product with their gradient is small.
+
+    Attributes:
+        num_grads: Mini-batch gradients, anew at every update.
+    """
+
+    num_grads: Annotated[int, Field(ge=1)] = 64
+
+
 METHODS: dict[str, type[MethodOptions]] = {
     "lamp": LampOptions,
     "lottery-ticket": LotteryTicketOptions,
     "magnitude": MagnitudeOptions,
     "movement": MovementOptions,
+    "obert": ObertOptions,
     "random": RandomOptions,
     "soft-movement": SoftMovementOptions,
     "sparsegpt": SparseGptOptions,
     "wanda": WandaOptions,
+    "taylor": TaylorOptions,
 }
 
 

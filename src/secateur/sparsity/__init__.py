@@ -5,8 +5,10 @@ from secateur.schedule import cubic_sparsity, linear_sparsity, scheduled_sparsit
 from secateur.sparsity.lamp import LampPruner
 from secateur.sparsity.magnitude import MagnitudePruner
 from secateur.sparsity.mask import MaskParametrization, attach_mask_, find_mask, sparsity_of
+from secateur.sparsity.obert import ObertPruner
 from secateur.sparsity.pruner import Pruner
 from secateur.sparsity.sparsegpt import SparseGptPruner
+from secateur.sparsity.taylor import TaylorPruner
 from secateur.sparsity.wanda import WandaPruner
 
 __all__ = [
@@ -14,9 +16,11 @@ __all__ = [
     "LampPruner",
     "MagnitudePruner",
     "MaskParametrization",
+    "ObertPruner",
     "Pattern",
     "Pruner",
     "SparseGptPruner",
+    "TaylorPruner",
     "WandaPruner",
     "attach_mask_",
     "cubic_sparsity",
@@ -31,4 +35,6 @@ PRUNERS: dict[str, type[Pruner]] = {
     "magnitude": MagnitudePruner,
     "sparsegpt": SparseGptPruner,
     "wanda": WandaPruner,
+    "obert": ObertPruner,
+    "taylor": TaylorPruner,
 }
