@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,45 @@ from secateur.quantization.qat import (
     freeze_observers_,
     is_quantized,
 )
-from secateur.quantization.scheme import QuantScheme
+from secateur.quantization.scheme import PostTraining, QuantScheme
 
-__all__ = ["calibrate_"]
+__all__ = ["PostTrainingReport", "calibrate_", "quantize_post_training_"]
+
+
+@dataclass(frozen=True)
+class PostTrainingReport:
+    """What `quantize_post_training_` did.
+
+    Attributes:
+        facts: Ready for metrics.json: `rows`, `observers` (tensor to the observer chosen), `outliers` (channels
+            that were smoothed), `auto` (order of the errors, what was left in float, loss or divergence).
+        weights: What `export_checkpoint(weights=...)` shall be given.
+    """
+
+    facts: dict[str, Any]
+    weights: Literal["f32", "bf16"]
+
+
+def quantize_post_training_(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], settings: PostTraining | None = None
+) -> PostTrainingReport:
+    """Quantizes a trained model, with or without masks, from calibration batches; no training.
+
+    Args:
+        model: A live model of a supported family without quantizers; zeros of its matrices stay zeros.
+        batches: Keyword arguments of `model.forward`, as tensors; they are read several times, so they are
+            kept. `labels` are used only where `max_loss_increase` is given.
+        settings: How; the defaults where None.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DataError: There are too few rows.
+        SecateurError: A tensor is constant, NaN or infinite; names it.
+        RecipeError: `max_loss_increase` cannot be kept.
+    """
+    raise NotImplementedError  # replaced within the hour; the signature stays
 
 
 def calibrate_(
