@@ -27,8 +27,8 @@ class PostTrainingReport:
     """What `quantize_post_training_` did.
 
     Attributes:
-        facts: Ready for metrics.json: `rows`, `observers` (tensor to the observer chosen), `outliers` (channels
-            that were smoothed), `auto` (order of the errors, what was left in float, loss or divergence).
+        facts: Ready for metrics.json: `rows`, `observers` (tensor to the observer chosen), `outliers` (the
+            channels that were smoothed), `auto` (order of the errors, what was left in float, the loss).
         weights: What `export_checkpoint(weights=...)` shall be given.
     """
 

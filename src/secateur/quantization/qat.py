@@ -98,7 +98,7 @@ def attach_quantizers_(
     parts = parts or QuantizedParts.everything(blocks)
     _check_parts(parts, blocks)
     for index, block in enumerate(blocks):
-        _attach_block_(model, block, scheme.averaging, parts.linears, index in parts.attention)
+        _attach_block_(model, block, scheme, parts.linears, index in parts.attention)
     for kind, table in tables.items() if parts.embeddings else ():
         row_quantizer = _RowQuantizer()
         table.add_module(_ROW_QUANTIZER, row_quantizer)
@@ -240,24 +240,24 @@ def _check_parts(parts: QuantizedParts, blocks: list[EncoderBlock]) -> None:
 
 
 def _attach_block_(
-    model: nn.Module, block: EncoderBlock, averaging: float, linears: Collection[str], attends: bool
+    model: nn.Module, block: EncoderBlock, scheme: QuantScheme, linears: Collection[str], attends: bool
 ) -> None:
     attention = _attention_module(model, block)
     attention_name = f"{block.prefix}.attention"
     if attends:
-        AttentionQuantizer(attention_name, averaging).attach_(attention)
+        AttentionQuantizer(attention_name, scheme).attach_(attention)
     else:
         AttentionQuantizer.leave_float_(attention)
     heads = [projection for projection in (block.q, block.k, block.v) if projection.name in linears]
     if heads:
-        _attach_input_(attention, heads, f"the input of {attention_name}", averaging)
+        _attach_input_(attention, heads, f"the input of {attention_name}", scheme)
     for projection in (block.attn_out, block.ffn_in, block.ffn_out):
         if projection.name in linears:
-            _attach_input_(projection.linear, [projection], f"the input of {projection.name}", averaging)
+            _attach_input_(projection.linear, [projection], f"the input of {projection.name}", scheme)
 
 
-def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, averaging: float) -> None:
-    quantizer = ActivationQuantizer(tensor, symmetric=False, averaging=averaging)
+def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, scheme: QuantScheme) -> None:
+    quantizer = ActivationQuantizer(tensor, False, scheme.averaging, scheme.observer, scheme.percentile)
     owner.add_module("input_quantizer", quantizer)
     source = _SharedInput(quantizer, len(readers))
     for projection in readers:

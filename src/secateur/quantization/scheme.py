@@ -18,7 +18,8 @@ class QuantScheme:
 
     Attributes:
         weights: Linear weights, int8 symmetric, one scale per output row, taken from the current weight.
-        activations: Inputs of linear layers, uint8 with a zero point, one static range per tensor.
+        activations: Inputs of linear layers: `u8_static`, uint8 with a zero point and one range per tensor,
+            or `s8_dynamic`, int8 symmetric with a scale of its own for every token.
         embeddings: Every looked-up row, int8 symmetric with its own scale.
         attention: Query uint8, key and value int8, probabilities rounded to 255ths of the row's largest.
         averaging: Weight of the newest batch in the moving average of a range. The first batches count
@@ -32,7 +33,7 @@ class QuantScheme:
     """
 
     weights: Literal["s8_per_row"] = "s8_per_row"
-    activations: Literal["u8_static"] = "u8_static"
+    activations: Literal["u8_static", "s8_dynamic"] = "u8_static"
     embeddings: Literal["s8_per_row"] = "s8_per_row"
     attention: Literal["int8"] = "int8"
     averaging: float = 0.01
@@ -57,8 +58,8 @@ class PostTraining:
         smoothing: How far outliers move from activations to weights, 0 to 1 (SmoothQuant's alpha); None moves
             nothing. Only scales that leave the float model's answers as they are to the last bit.
         bias_correction: Whether a layer's mean error on the texts is taken out of its bias.
-        rounding: How weights become integers: each to the `nearest`, or `gptq`, which lets the weights not yet
-            rounded make up for those that are.
+        rounding: How weights become integers: each to the `nearest`, or `gptq`, which lets the weights not
+            yet rounded make up for those that are.
         activations: `static` ranges, or `dynamic`: a scale of its own for every token.
         attention: Whether the products in attention are `int8` or `float`.
         max_loss_increase: Most by which the mean loss on the calibration texts may rise; matrices and
