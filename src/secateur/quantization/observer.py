@@ -38,8 +38,6 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         averaging: Weight of the newest batch; 0 takes all batches as one.
         observer: See `QuantScheme`.
         percentile: See `QuantScheme`.
-        keep: [B, S] bool, the tokens that count (calibration, which leaves padding out); None counts all. The
-            tensor is then [B, S, ...] or [B, heads, S, D].
         enabled: False lets the float model run as if nothing were attached.
         observing: True lets ranges move in eval mode too (calibration).
         shared: True takes the extremes over all processes of torch.distributed, as one process with all
@@ -77,7 +75,6 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         self.averaging = 0.0 if observer == "minmax" else averaging
         self.observer = observer
         self.percentile = percentile
-        self.keep: Tensor | None = None
         self.enabled = True
         self.observing = False
         self.shared = False
@@ -110,7 +107,7 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         """
         span = None
         if (self.training or self.observing) and not self._is_frozen and not _is_recomputing():
-            span = self._observe(x.detach())
+            span = self.observe_(x.detach())
         scale, zero_point = self.qparams()
         if self.training:  # a layer that is shared moves them again before this pass goes backward
             scale, zero_point = scale.clone(), zero_point.clone()
@@ -158,13 +155,31 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
         self.batches.fill_(1)
         self.freeze_()
 
-    def _observe(self, x: Tensor) -> tuple[float, float] | None:
-        """Moves the range by `x`; returns the extremes of `x` where asking for them stalls nothing."""
+    def set_range_(self, low: float, high: float) -> None:
+        """Replaces the range of what was observed.
+
+        Args:
+            low: Smallest value that is not clipped.
+            high: Largest one.
+        """
+        self.low.fill_(low)
+        self.high.fill_(high)
+        self._set_scale(self._check_finite())
+
+    def observe_(self, x: Tensor) -> tuple[float, float] | None:
+        """Moves the range by a batch.
+
+        Args:
+            x: [...] any floating type, detached.
+
+        Returns:
+            The extremes of `x` where asking for them stalls nothing.
+
+        Raises:
+            SecateurError: If `x` holds NaN or infinity.
+        """
         low, high = (extreme.float() for extreme in x.aminmax())
         span = (low.item(), high.item()) if x.device.type == "cpu" else None
-        if self.keep is not None:
-            x = (x if x.dim() == 3 else x.transpose(1, 2))[self.keep]
-            low, high = (extreme.float() for extreme in x.aminmax())
         if self.shared:
             extremes = torch.stack((-low, high))
             distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
@@ -192,7 +207,10 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
                 self.scale.copy_(scale)
                 self.zero_point.copy_(zero_point)
             return None
-        ends = self._check_finite()
+        self._set_scale(self._check_finite())
+        return span
+
+    def _set_scale(self, ends: tuple[float, float]) -> None:
         # In numpy: the same law, and a third of the time for single numbers.
         if self.symmetric:
             self.scale.fill_(affine.symmetric_scale(max(map(abs, ends))).item())
@@ -200,7 +218,6 @@ class ActivationQuantizer(nn.Module):  # type: ignore[misc]
             fixed = affine.asymmetric_qparams(*ends)
             self.scale.fill_(fixed[0].item())
             self.zero_point.fill_(fixed[1].item())
-        return span
 
     @property
     def _has_histogram(self) -> bool:
