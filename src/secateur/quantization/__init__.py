@@ -1,5 +1,6 @@
 """Fake quantization that simulates the engine's int8 arithmetic inside a live PyTorch model."""
 
+from secateur.quantization.dynamic import DynamicQuantizer
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.ptq import PostTrainingReport, calibrate_, quantize_post_training_
 from secateur.quantization.qat import (
@@ -14,6 +15,7 @@ from secateur.quantization.scheme import PostTraining, QuantScheme
 
 __all__ = [
     "ActivationQuantizer",
+    "DynamicQuantizer",
     "PostTraining",
     "PostTrainingReport",
     "QuantScheme",

@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 from secateur.errors import RecipeError
 
-__all__ = ["Observer", "PostTraining", "QuantScheme"]
+__all__ = ["Activations", "Observer", "PostTraining", "QuantScheme"]
 
+Activations = Literal["u8_static", "s8_dynamic"]
 Observer = Literal["minmax", "moving_average", "percentile", "mse"]
 
 
@@ -18,8 +19,8 @@ class QuantScheme:
 
     Attributes:
         weights: Linear weights, int8 symmetric, one scale per output row, taken from the current weight.
-        activations: Inputs of linear layers: `u8_static`, uint8 with a zero point and one range per tensor,
-            or `s8_dynamic`, int8 symmetric with a scale of its own for every token.
+        activations: Inputs of linear layers. `u8_static`: uint8 with a zero point, one learnt range a tensor.
+            `s8_dynamic`: int8 symmetric, the scale taken from each token as it comes, nothing learnt.
         embeddings: Every looked-up row, int8 symmetric with its own scale.
         attention: Query uint8, key and value int8, probabilities rounded to 255ths of the row's largest.
         averaging: Weight of the newest batch in the moving average of a range. The first batches count
@@ -33,7 +34,7 @@ class QuantScheme:
     """
 
     weights: Literal["s8_per_row"] = "s8_per_row"
-    activations: Literal["u8_static", "s8_dynamic"] = "u8_static"
+    activations: Activations = "u8_static"
     embeddings: Literal["s8_per_row"] = "s8_per_row"
     attention: Literal["int8"] = "int8"
     averaging: float = 0.01
@@ -41,6 +42,11 @@ class QuantScheme:
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
+        if self.activations not in get_args(Activations):
+            raise RecipeError(
+                f"activations must be {' or '.join(map(repr, get_args(Activations)))}, "
+                f"but is {self.activations!r}."
+            )
         if not 0.0 <= self.averaging <= 1.0:
             raise RecipeError(f"averaging must lie between 0 and 1, but is {self.averaging}.")
         _check_choice("observer", self.observer, get_args(Observer))
