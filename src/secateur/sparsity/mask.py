@@ -24,6 +24,7 @@ __all__ = [
     "choose_masks",
     "find_mask",
     "remove_mask_",
+    "set_weight_",
     "sparsity_of",
     "unquantized_weight",
     "weight_and_mask",
@@ -283,6 +284,18 @@ def unquantized_weight(linear: nn.Linear) -> Tensor:
     original: Tensor = linear.parametrizations[_WEIGHT].original.detach()
     found = find_mask(linear)
     return original if found is None else original * found.mask
+
+
+def set_weight_(linear: nn.Linear, weight: Tensor) -> None:
+    """Writes a layer's weight behind its mask and quantizer.
+
+    Args:
+        linear: A linear layer, with or without mask and quantizer.
+        weight: [N, K]; 0 where the mask is False.
+    """
+    masked = parametrize.is_parametrized(linear, _WEIGHT)
+    with torch.no_grad():
+        (linear.parametrizations[_WEIGHT].original if masked else linear.weight).copy_(weight)
 
 
 def remove_mask_(linear: nn.Linear) -> None:
