@@ -59,6 +59,16 @@ class AttentionQuantizer(nn.Module):  # type: ignore[misc]
         setattr(attention, _FLOAT, True)
 
     @staticmethod
+    def detach_(attention: nn.Module) -> None:
+        """Takes the quantizer off an attention module, which attends in float from then on.
+
+        Args:
+            attention: The module that it was attached to.
+        """
+        delattr(attention, _ATTRIBUTE)
+        AttentionQuantizer.leave_float_(attention)
+
+    @staticmethod
     def of(attention: nn.Module) -> AttentionQuantizer | None:
         """Returns the quantizer of an attention module, or None where it has none."""
         found = getattr(attention, _ATTRIBUTE, None)

@@ -18,6 +18,7 @@ from secateur.quantization.qat import attention_quantizer, find_quantizers, inpu
 __all__ = ["LEAST_ROWS", "CalibrationTexts", "Side", "Tap", "find_taps"]
 
 LEAST_ROWS = 16
+_TARGETS = ("labels", "start_positions", "end_positions")
 Side = Literal["input", "output"]
 
 
@@ -86,6 +87,13 @@ class CalibrationTexts:
                 "ranges of so few do not hold for others."
             )
 
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """The batches without targets."""
+        return [
+            {name: value for name, value in batch.items() if name not in _TARGETS} for batch in self._batches
+        ]
+
     def has(self, names: Iterable[str]) -> bool:
         """Says whether every batch brings these."""
         return all(batch.get(name) is not None for batch in self._batches for name in names)
@@ -100,11 +108,10 @@ class CalibrationTexts:
         Yields:
             Its output, the batch, and [B, S] bool, which tokens are real.
         """
-        left_out = () if targets else ("labels", "start_positions", "end_positions")
-        for batch, mask in zip(self._batches, self.masks, strict=True):
-            given = {name: value for name, value in batch.items() if name not in left_out}
+        given = self._batches if targets else self.inputs
+        for batch, mask in zip(given, self.masks, strict=True):
             with torch.no_grad():
-                output = model(**given)
+                output = model(**batch)
             yield output, batch, mask
 
     def watch(
