@@ -8,7 +8,8 @@ from typing import Any
 
 from secateur.bench.machine import engine_cpu_info
 from secateur.checkpoint import Checkpoint, find_int8_parts, read_checkpoint
-from secateur.checkpoint.layout import expected_linears, part_of
+from secateur.checkpoint.layout import part_of
+from secateur.checkpoint.parts import expected_linears
 from secateur.commands.console import note, print_table, show_json
 from secateur.tasks import task_of
 

@@ -12,8 +12,6 @@ from secateur.distillation.teacher import StudentHook
 from secateur.errors import RecipeError, StructureError
 from secateur.modeling.structure import find_blocks, find_projections
 from secateur.quantization import (
-    QuantScheme,
-    attach_quantizers_,
     enable_quantizers_,
     find_quantizers,
     freeze_observers_,
@@ -41,6 +39,7 @@ from secateur.training.evidence import Batches
 from secateur.training.freezing import Freezer
 from secateur.training.learning_rate import steer_
 from secateur.training.pruning import StagePruners
+from secateur.training.quantization_stage import attach_stage_
 
 __all__ = ["CompressionCallback"]
 
@@ -331,8 +330,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
         self._pruning.attach_(model)
         if self._quantization is not None:
-            scheme = QuantScheme(averaging=self._quantization.averaging)
-            attach_quantizers_(model, scheme, enabled=False)
+            attach_stage_(model, self._quantization)
         if self.recipe.training.freeze_embeddings:
             for table in find_embeddings(model).values():
                 table.requires_grad_(False)
