@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.commands.one_shot_command import one_shot
 from secateur.commands.options import (
     Aggregation,
     CheckpointFolder,
@@ -121,6 +122,9 @@ def compress(
             *(tuple(column or ()), text_column, label_column, kind, max_seq_len, cache),
         )
     )
+
+
+app.command("one-shot")(one_shot)
 
 
 @app.command()
