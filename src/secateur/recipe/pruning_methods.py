@@ -39,9 +39,15 @@ class MethodOptions(Record):
 
     Attributes of the class:
         ranking: Where a method's blocks are ranked when the recipe does not say: `global` or `matrix`.
+        learns: Whether it learns scores in the run, so that it knows nothing at the start.
     """
 
     ranking: ClassVar[Literal["global", "matrix", "row"]] = "global"
+    learns: ClassVar[bool] = False
+
+    def keywords(self) -> dict[str, Any]:
+        """Returns what the method's class is made with; times are the plan's."""
+        return {key: value for key, value in self.model_dump().items() if not key.endswith("_epoch")}
 
 
 class MagnitudeOptions(MethodOptions):
@@ -81,6 +87,7 @@ class MovementOptions(MethodOptions):
     """
 
     ranking: ClassVar[Literal["global", "matrix", "row"]] = "matrix"
+    learns: ClassVar[bool] = True
     score_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-2
 
 
@@ -96,6 +103,7 @@ class SoftMovementOptions(MethodOptions):
             to which it grows as the schedule does; the sparsity then is what `regularization` makes of it.
     """
 
+    learns: ClassVar[bool] = True
     score_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-2
     regularization: Annotated[float, Field(ge=0.0)] = 400.0
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"

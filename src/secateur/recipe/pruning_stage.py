@@ -14,13 +14,12 @@ from secateur.recipe.pruning_methods import METHODS, MethodOptions, option_probl
 from secateur.recipe.record import Duration, StageRecord
 from secateur.recipe.times import Clock, Time, shown
 
-__all__ = ["PRUNING_METHODS", "PruningStage", "method_name"]
+__all__ = ["Method", "PruningStage", "Targets"]
 
 Target = Literal["encoder", "pooler", "embeddings"]
 
 
-def method_name(name: str) -> str:
-    """Returns the name of a method, for a validator."""
+def _method(name: str) -> str:
     if name not in METHODS:
         raise ValueError(f"is no method: {', '.join(METHODS)}")
     return name
@@ -39,8 +38,8 @@ def _targets(targets: tuple[Target, ...]) -> tuple[Target, ...]:
     return targets
 
 
-PRUNING_METHODS = tuple(METHODS)
-Method = Annotated[str, AfterValidator(method_name), Field(json_schema_extra={"enum": list(METHODS)})]
+Targets = Annotated[tuple[Target, ...], AfterValidator(_targets)]
+Method = Annotated[str, AfterValidator(_method), Field(json_schema_extra={"enum": list(METHODS)})]
 _PatternName = Annotated[
     str, AfterValidator(_pattern), Field(json_schema_extra={"pattern": f"^({PATTERN_SPELLING})$"})
 ]
@@ -62,7 +61,8 @@ class PruningStage(StageRecord):
         pattern: What is removed together: `unstructured`, `block4`, `block:RxC` (R rows, C columns), or
             `N:M` (N of every M neighbours in a row stay); the same in all pruning stages.
         ranking: `global` ranks over all pruned matrices together, `matrix` in each for itself, so that all
-            get the same sparsity, `row` in each row of a matrix.
+            get the same sparsity, `row` in each row of a matrix; `movement`, `sparsegpt` and
+            `wanda` have their own where it is left out.
         targets: What is pruned: `encoder` (the six linear layers of every encoder layer), `pooler`,
             `embeddings` (the word table). The engine gains from the first alone.
         biases: Whether biases of the pruned linear layers go too, to the same sparsity, the smallest first.
@@ -86,7 +86,7 @@ class PruningStage(StageRecord):
     method: Method = "magnitude"
     pattern: _PatternName = "block4"
     ranking: Literal["global", "matrix", "row"] = "global"
-    targets: Annotated[tuple[Target, ...], AfterValidator(_targets)] = ("encoder",)
+    targets: Targets = ("encoder",)
     biases: bool = False
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)]
     initial_sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
@@ -119,6 +119,7 @@ class PruningStage(StageRecord):
                 values.setdefault("start_epoch", steps[0][0])
                 values.setdefault("end_epoch", steps[-1][0])
                 values.setdefault("sparsity", steps[-1][1])
+                values.setdefault("initial_sparsity", steps[0][1])
             values.setdefault("update_every", None)
         elif schedule == "constant":
             values.setdefault("update_every", None)
@@ -159,6 +160,12 @@ class PruningStage(StageRecord):
                 f"{self.sparsity:g} contradicts the pattern {pattern.name}, which removes {pattern.limit:g}"
             )
             problems.append(Problem(("sparsity",), f"{text}: leave it out"))
+        first = self.initial_sparsity or (self.sparsity if self.schedule == "constant" else 0.0)
+        if METHODS[self.method].learns and clock.order(self.start_epoch, 0.0) == 0 and first > 0.0:
+            text = f"leaves {self.method} no time to learn before its first update: start later"
+            problems.append(
+                Problem(("start_epoch",), f"{shown(self.start_epoch)} {text}, or from sparsity 0")
+            )
         rewind = getattr(self, "rewind_epoch", None)
         if isinstance(rewind, (float, str)) and clock.order(rewind, self.start_epoch) == 1:
             text = f"{shown(rewind)} comes after the first update at start_epoch {shown(self.start_epoch)}"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from secateur.recipe.problems import InconsistentError, Problem
-from secateur.recipe.pruning_stage import Method, PruningStage
+from secateur.recipe.pruning_stage import Method, PruningStage, Targets
 from secateur.recipe.record import Duration, Fraction, Record, StageRecord
 from secateur.recipe.times import Time
 
@@ -17,6 +17,7 @@ __all__ = [
     "DistillationStage",
     "FreezingStage",
     "LearningRateStage",
+    "LockStage",
     "PruningStage",
     "QuantizationStage",
     "Record",
@@ -64,6 +65,8 @@ class TrainingSettings(Record):
         batch_size: Rows a step.
         freeze_embeddings: Leaves the embedding tables as they are; an epoch is then cheaper.
         dropout: Replaces every dropout probability of the student; None leaves the model's own.
+        densify: Lets the zeros of a sparse model become weights again where the recipe neither prunes nor
+            locks them; otherwise that is an error.
     """
 
     epochs: Annotated[float, Field(gt=0.0)]
@@ -75,6 +78,7 @@ class TrainingSettings(Record):
     batch_size: Annotated[int, Field(ge=1)] = 32
     freeze_embeddings: bool = False
     dropout: Fraction | None = None
+    densify: bool = False
 
 
 class DistillationStage(StageRecord):
@@ -157,6 +161,20 @@ class FreezingStage(StageRecord):
     end_epoch: Time | None = None
 
 
+class LockStage(StageRecord):
+    """Keeps the zeros of a sparse model for the whole run, through fine-tuning, distillation, quantization.
+
+    Where a pruning stage prunes a target, the zeros there are kept without it.
+
+    Attributes:
+        type: `lock`.
+        targets: Where: `encoder`, `pooler`, `embeddings`, as in pruning stages.
+    """
+
+    type: Literal["lock"]
+    targets: Targets = ("encoder",)
+
+
 class LearningRateStage(StageRecord):
     """Steers the learning rate for a while, in cycles that each fall and are rewound.
 
@@ -166,7 +184,8 @@ class LearningRateStage(StageRecord):
     Attributes:
         type: `learning_rate`.
         schedule: How it falls within a cycle.
-        cycles: Number of cycles, all of one length.
+        cycles: Number of cycles, all of one length; `pruning` starts one with every update of the pruning
+            stages.
         peak: Top of the first cycle, as a part of the run's learning rate.
         final: Part of a cycle's peak that is left at its end.
         rewind: Peak of a cycle as a part of that of the cycle before; 1 goes all the way back.
@@ -178,7 +197,7 @@ class LearningRateStage(StageRecord):
 
     type: Literal["learning_rate"]
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    cycles: Annotated[int, Field(ge=1)] = 1
+    cycles: Annotated[int, Field(ge=1)] | Literal["pruning"] = 1
     peak: Annotated[float, Field(gt=0.0)] = 1.0
     final: Fraction = 0.0
     rewind: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
@@ -188,11 +207,12 @@ class LearningRateStage(StageRecord):
 
 
 Stage = Annotated[
-    PruningStage | DistillationStage | QuantizationStage | FreezingStage | LearningRateStage,
+    PruningStage | LockStage | DistillationStage | QuantizationStage | FreezingStage | LearningRateStage,
     Field(discriminator="type"),
 ]
 STAGE_TYPES: dict[str, type[StageRecord]] = {
     "pruning": PruningStage,
+    "lock": LockStage,
     "distillation": DistillationStage,
     "quantization": QuantizationStage,
     "freezing": FreezingStage,

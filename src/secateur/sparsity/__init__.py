@@ -3,10 +3,14 @@
 from secateur.pattern import Pattern
 from secateur.schedule import cubic_sparsity, linear_sparsity, scheduled_sparsity
 from secateur.sparsity.lamp import LampPruner
+from secateur.sparsity.lock import lock_zeros_
+from secateur.sparsity.lottery import LotteryTicketPruner
 from secateur.sparsity.magnitude import MagnitudePruner
 from secateur.sparsity.mask import MaskParametrization, attach_mask_, find_mask, sparsity_of
+from secateur.sparsity.movement import MovementPruner, SoftMovementPruner
 from secateur.sparsity.obert import ObertPruner
 from secateur.sparsity.pruner import Pruner
+from secateur.sparsity.random import RandomPruner
 from secateur.sparsity.sparsegpt import SparseGptPruner
 from secateur.sparsity.taylor import TaylorPruner
 from secateur.sparsity.wanda import WandaPruner
@@ -14,11 +18,15 @@ from secateur.sparsity.wanda import WandaPruner
 __all__ = [
     "PRUNERS",
     "LampPruner",
+    "LotteryTicketPruner",
     "MagnitudePruner",
     "MaskParametrization",
+    "MovementPruner",
     "ObertPruner",
     "Pattern",
     "Pruner",
+    "RandomPruner",
+    "SoftMovementPruner",
     "SparseGptPruner",
     "TaylorPruner",
     "WandaPruner",
@@ -26,15 +34,20 @@ __all__ = [
     "cubic_sparsity",
     "find_mask",
     "linear_sparsity",
+    "lock_zeros_",
     "scheduled_sparsity",
     "sparsity_of",
 ]
 
 PRUNERS: dict[str, type[Pruner]] = {
     "lamp": LampPruner,
+    "lottery-ticket": LotteryTicketPruner,
     "magnitude": MagnitudePruner,
     "sparsegpt": SparseGptPruner,
     "wanda": WandaPruner,
+    "movement": MovementPruner,
     "obert": ObertPruner,
+    "random": RandomPruner,
+    "soft-movement": SoftMovementPruner,
     "taylor": TaylorPruner,
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.errors import RecipeError, StructureError
 from secateur.pattern import Pattern
 
-__all__ = ["RANKINGS", "choose_masks", "keep_highest", "keep_highest_of_rows"]
+__all__ = ["RANKINGS", "choose_blocks", "choose_masks", "keep_highest", "keep_highest_of_rows"]
 
 RANKINGS = ("global", "matrix", "row")
 
@@ -45,6 +45,40 @@ def choose_masks(
         RecipeError: The sparsity is none, or more than the pattern can have, or the ranking is not known.
         StructureError: A score is not finite.
     """
+    blocks = [pattern.block_scores(score) for score in scores]
+    present = None
+    if kept is not None:
+        present = [pattern.block_scores(mask.to(torch.float32)) > 0 for mask in kept]
+    chosen = [pattern.expand(part) for part in choose_blocks(blocks, pattern, sparsity, ranking, present)]
+    if kept is None:
+        return chosen
+    # A mask that a model brought along may be finer than the pattern: what is gone in a block stays so.
+    return [new & old for new, old in zip(chosen, kept, strict=True)]
+
+
+def choose_blocks(
+    scores: Sequence[Tensor],
+    pattern: Pattern,
+    sparsity: float,
+    ranking: str = "global",
+    present: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """Keeps the best blocks by scores that are those of blocks already.
+
+    Args:
+        scores: One [N_i / rows, K_i / columns] float32 per matrix, larger = keep.
+        pattern: What is removed together.
+        sparsity: Fraction of blocks to remove, 0-1.
+        ranking: `global` or `matrix`.
+        present: One bool per block: those without go before all others.
+
+    Returns:
+        One [N_i / rows, K_i / columns] bool per matrix, True = keep.
+
+    Raises:
+        RecipeError: See `choose_masks`.
+        StructureError: See `choose_masks`.
+    """
     if ranking not in RANKINGS:
         raise RecipeError(f"The ranking {ranking!r} is not known; allowed: {', '.join(RANKINGS)}.")
     if not 0.0 <= sparsity <= 1.0:
@@ -54,27 +88,23 @@ def choose_masks(
             f"The pattern {pattern.name} removes {pattern.limit:g} of the weights, asked for {sparsity:g}: "
             "give that, or another pattern."
         )
-    blocks = [pattern.block_scores(score) for score in scores]
-    for block in blocks:
+    for block in scores:
         if not torch.isfinite(block).all():
             raise StructureError(
                 "The pruning scores are not finite: the weights have diverged; lower the learning rate."
             )
-    if kept is not None:
-        present = [pattern.block_scores(mask.to(torch.float32)) > 0 for mask in kept]
-        blocks = [block.masked_fill(~some, -torch.inf) for block, some in zip(blocks, present, strict=True)]
+    if present is not None:
+        scores = [block.masked_fill(~some, -torch.inf) for block, some in zip(scores, present, strict=True)]
     if pattern.is_grouped:
-        return [_keep_of_groups(block, pattern, sparsity) for block in blocks]
+        return [_keep_of_groups(block, pattern, sparsity) for block in scores]
     if ranking == "row":
-        parts = [keep_highest_of_rows(block, round(sparsity * block.numel())) for block in blocks]
-    elif ranking == "matrix":
-        parts = [keep_highest(block, round(sparsity * block.numel())) for block in blocks]
-    else:
-        together = torch.cat([block.flatten() for block in blocks])
-        flat = keep_highest(together, round(sparsity * together.numel()))
-        sizes = [block.numel() for block in blocks]
-        parts = [part.view_as(block) for part, block in zip(flat.split(sizes), blocks, strict=True)]
-    return [pattern.expand(part) for part in parts]
+        return [keep_highest_of_rows(block, round(sparsity * block.numel())) for block in scores]
+    if ranking == "matrix":
+        return [keep_highest(block, round(sparsity * block.numel())) for block in scores]
+    together = torch.cat([block.flatten() for block in scores])
+    flat = keep_highest(together, round(sparsity * together.numel()))
+    parts = flat.split([block.numel() for block in scores])
+    return [part.view_as(block) for part, block in zip(parts, scores, strict=True)]
 
 
 def keep_highest(scores: Tensor, remove: int) -> Tensor:

@@ -126,6 +126,7 @@ class ObertPruner(Pruner):
                 self._held_out_loss = best.loss
             if self.damp == "auto":
                 self._notes["held_out_loss"] = self._held_out_loss
+        self.prune_biases_()
 
     def fingerprint(self) -> Tensor:
         """See `Pruner.fingerprint`; the weights, which each process updates for itself, count too."""

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from secateur.distillation.teacher import StudentHook
 from secateur.errors import RecipeError, StructureError
-from secateur.modeling.structure import find_blocks, find_projections
+from secateur.modeling.structure import find_blocks
 from secateur.quantization import (
     enable_quantizers_,
     find_quantizers,
@@ -24,7 +24,7 @@ from secateur.recipe.recipe import (
     Recipe,
     load_recipe,
 )
-from secateur.sparsity import Pruner, sparsity_of
+from secateur.sparsity import Pruner
 from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
@@ -152,6 +152,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
         for group in groups:
             optimizer.add_param_group({"weight_decay": 0.0, **group})
+        self._pruning.watch_(optimizer)
 
     def after_step(self, step: int) -> None:
         """Advances the recipe.
@@ -269,6 +270,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         if self.plan.learning_rate:
             steer_(lr_scheduler, self.plan)
         self._check_groups(optimizer)
+        if optimizer is not None:
+            self._pruning.watch_(optimizer)
         check_checkpoint(self._witness, self.recipe, steps_per_epoch, state, optimizer)
         self._pruning.record = note_run(self.recipe, steps_per_epoch, state, args.world_size)
         seed = args.seed if args.data_seed is None else args.data_seed
@@ -327,13 +330,12 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             check_teacher(self._teacher, model)
         blocks = find_blocks(model)
         self._model = model
-        self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
-        self._pruning.attach_(model)
-        if self._quantization is not None:
-            attach_stage_(model, self._quantization)
         if self.recipe.training.freeze_embeddings:
             for table in find_embeddings(model).values():
                 table.requires_grad_(False)
+        self._found_sparsity = self._pruning.attach_(model)
+        if self._quantization is not None:
+            attach_stage_(model, self._quantization)
         if self.recipe.training.dropout is not None:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
@@ -364,6 +366,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     def _advance(self, step: int, resumed: bool = False) -> None:
         """Does what is due once `step` optimizer steps are done; after resuming, without what was saved."""
         now = self.plan.at(step)
+        self._pruning.follow_(self.plan.pruning, step, resumed)
         if now.update is not None and not resumed:
             self._pruning.step_(now.update, step, now.sparsity)
         self._quantize_next = now.quantizing

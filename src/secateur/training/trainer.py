@@ -44,6 +44,7 @@ from secateur.training.loading import (
     read_config,
 )
 from secateur.training.progress import show_progress_
+from secateur.training.pruning import check_zeros
 from secateur.training.run_folder import RunFolder, fingerprint
 from secateur.training.teacher_cache import TeacherCache, check_folder
 
@@ -203,6 +204,7 @@ class _Job:
         tokenizer = self._tokenizer(self.model)
         task = self._task(self.model) if self.ready else self.splits.task
         network = load_network(self.model, task, new_head=not self.ready)
+        check_zeros(self.recipe, network)
         longest = max_tokens(network, tokenizer, task, self.max_length)
         train = training_features(tokenizer, task, self.splits.train, longest, network)
         recipe = self.recipe.stretched(len(train))
