@@ -85,8 +85,8 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         `int8_linears` and `bf16_linears` of how many `linears`, `int8_attentions` of how many `attentions`,
         `embeddings`),
         `pruned` (`pattern` that the zeros have, `stored`: part of the weights that the file keeps, zeros in
-        blocks that are not empty among them), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and `steps` (empty where the
-        engine is not built).
+        blocks that are not empty among them), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and
+        `steps` (empty where the engine is not built).
     """
     checkpoint = read_checkpoint(model)
     steps: list[dict[str, Any]] = []

@@ -12,13 +12,14 @@ import yaml
 from secateur.errors import RecipeError, problem_list
 from secateur.pattern import Pattern
 from secateur.quantization.scheme import PostTraining
-from secateur.recipe.pruning_methods import METHODS, option_problems
+from secateur.recipe.pruning_methods import METHODS, MethodOptions, option_problems
 from secateur.sparsity import PRUNERS, Pruner
 from secateur.sparsity.choice import RANKINGS
 
 __all__ = ["ONE_SHOT_METHODS", "OneShot"]
 
-_TRAINED = {"lottery-ticket", "movement", "soft-movement"}  # what they go by comes of training steps
+# What they go by comes of training steps, or of what the weights were at an early one.
+_TRAINED = {"lottery-ticket", *(name for name, options in METHODS.items() if options.learns)}
 ONE_SHOT_METHODS = tuple(sorted(name for name in PRUNERS if name not in _TRAINED))
 _SHARED = ("sparsity", "pattern", "ranking")
 
@@ -96,8 +97,11 @@ class OneShot:
 
     def all_options(self) -> dict[str, Any]:
         """Returns the method's own keys with its defaults."""
+        return self._own().model_dump()
+
+    def _own(self) -> MethodOptions:
         assert self.method is not None
-        return METHODS[self.method].model_validate(dict(self.options)).model_dump()
+        return METHODS[self.method].model_validate(dict(self.options))
 
     def pruner(self) -> Pruner:
         """Returns the method, ready to be attached.
@@ -107,7 +111,7 @@ class OneShot:
         """
         assert self.method is not None
         ranking: Any = self.ranking or METHODS[self.method].ranking
-        return PRUNERS[self.method](Pattern.parse(self.pattern), ranking=ranking, **self.all_options())
+        return PRUNERS[self.method](Pattern.parse(self.pattern), ranking=ranking, **self._own().keywords())
 
     def to_yaml(self) -> str:
         """Returns everything that was asked for, with all defaults, as YAML."""
