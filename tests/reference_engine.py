@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from secateur.affine import quantize
+from secateur.affine import quantize, symmetric_scale
 from secateur.checkpoint import Checkpoint, decode_float_weight, decode_weight
 from secateur.checkpoint.bfloat16 import BF16, from_bf16, to_bf16
 from secateur.checkpoint.names import WEIGHT_SUFFIXES, LayerNames
@@ -131,6 +131,12 @@ class _Model:
             exact = decode_float_weight(belonging, x.shape[1])[0].astype(np.float64)
             return (x @ exact.T).astype(np.float32) + self.get(module, "bias")
         weight = decode_weight(belonging, x.shape[1])[0].astype(np.int32)
+        if not self.has(module, "input_scale"):
+            own = symmetric_scale(np.abs(x).max(axis=1))[:, None]
+            acc = quantize(x, own, 0, -127, 127) @ weight.T
+            return fma(
+                acc.astype(np.float32), own * self.get(module, "weight_scale"), self.get(module, "bias")
+            )
         zero_point = np.int32(self.get(module, "input_zero_point")[0])
         x_q = quantize(x, self.get(module, "input_scale")[0], zero_point, 0, 255)
         acc = x_q @ weight.T

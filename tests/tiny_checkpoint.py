@@ -18,7 +18,7 @@ from secateur.checkpoint import (
     tensor_name,
     write_checkpoint,
 )
-from secateur.checkpoint.layout import expected_linears
+from secateur.checkpoint.parts import expected_linears
 from secateur.checkpoint.shape import parse_labels, parse_shape
 
 WORDS = [

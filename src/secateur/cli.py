@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.commands.one_shot_command import one_shot
 from secateur.commands.options import (
     Aggregation,
     CheckpointFolder,
@@ -127,6 +128,9 @@ def compress(
             *(tuple(report_to or ()), logging_dir, doc_stride),
         )
     )
+
+
+app.command("one-shot")(one_shot)
 
 
 @app.command()

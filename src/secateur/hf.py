@@ -38,6 +38,7 @@ from secateur.checkpoint import names as keys
 from secateur.checkpoint.folder import TENSOR_FILE
 from secateur.errors import CheckpointError, UnsupportedError
 from secateur.modeling.structure import Projection, find_blocks, find_module
+from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.qat import (
     QuantizedParts,
     attach_quantizers_,
@@ -251,13 +252,15 @@ def _check_complete(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 def _in_model(parts: Int8Parts, model: nn.Module, checkpoint: Checkpoint) -> QuantizedParts:
     """Translates the checkpoint's names into those of a model, which may lack the task head."""
-    linears, attention = [], []
+    linears, dynamic, attention = [], [], []
     layers = zip(checkpoint.shape.stored_layers, find_blocks(model), strict=True)
     for index, (names, block) in enumerate(layers):
         stored = zip(names.linears.values(), block.projections(), strict=True)
-        linears += [projection.name for name, projection in stored if name in parts.linears]
+        named = [(name, projection.name) for name, projection in stored]
+        linears += [own for name, own in named if name in parts.linears]
+        dynamic += [own for name, own in named if name in parts.dynamic]
         attention += [index] if names.attention in parts.attention else []
-    return QuantizedParts(linears, attention, parts.embeddings)
+    return QuantizedParts(linears, attention, parts.embeddings, dynamic)
 
 
 def _restore_weights_(model: nn.Module, checkpoint: Checkpoint, parts: Int8Parts) -> None:
@@ -344,10 +347,10 @@ def _restore_ranges_(model: nn.Module, checkpoint: Checkpoint, parts: Int8Parts)
 
     for names, block in zip(checkpoint.shape.stored_layers, find_blocks(model), strict=True):
         for name, projection in zip(names.linears.values(), block.projections(), strict=True):
-            if name not in parts.linears:
+            if name not in parts.linears or name in parts.dynamic:
                 continue
             quantizer = input_quantizer(projection)
-            assert quantizer is not None
+            assert isinstance(quantizer, ActivationQuantizer)
             quantizer.set_qparams_(value(name, keys.INPUT_SCALE), value(name, keys.INPUT_ZERO_POINT))
         if names.attention not in parts.attention:
             continue

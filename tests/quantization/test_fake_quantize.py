@@ -12,12 +12,12 @@ from secateur.quantization.fake_quantize import (
     asymmetric_qparams,
     fake_quantize,
     fake_quantize_rows,
-    integer_linear,
     quantize,
     row_scales,
     symmetric_scale,
 )
 from secateur.quantization.integer_attention import integer_attention
+from secateur.quantization.integer_linear import integer_linear
 
 U8 = (0, 255)
 S8 = (-127, 127)

@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from secateur.quantization import attach_quantizers_, freeze_observers_
-from secateur.quantization.fake_quantize import Memory, fake_quantize_rows, integer_linear
+from secateur.quantization.fake_quantize import fake_quantize_rows
+from secateur.quantization.integer_linear import Memory, integer_linear
 from secateur.sparsity.mask import attach_mask_, find_mask, weight_and_mask
 
 

@@ -12,8 +12,9 @@ from torch.nn import functional
 from secateur import affine
 from secateur.quantization import fake_quantize as quick
 from secateur.quantization import integer_attention as quick_attention
-from secateur.quantization.fake_quantize import Memory, fake_quantize_rows, integer_linear, quantize
+from secateur.quantization.fake_quantize import fake_quantize_rows, quantize
 from secateur.quantization.integer_attention import integer_attention
+from secateur.quantization.integer_linear import Memory, integer_linear
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.sparsity.mask import attach_mask_, find_mask, weight_and_mask
 

@@ -19,7 +19,6 @@ from secateur.checkpoint.folder import (
     read_checkpoint,
     write_checkpoint,
 )
-from secateur.checkpoint.layout import Int8Parts, find_int8_parts, quantization_of
 from secateur.checkpoint.names import (
     EmbeddingNames,
     HeadNames,
@@ -29,6 +28,7 @@ from secateur.checkpoint.names import (
     linear_names,
     tensor_name,
 )
+from secateur.checkpoint.parts import Int8Parts, find_int8_parts, quantization_of
 from secateur.checkpoint.shape import ModelShape
 
 __all__ = [

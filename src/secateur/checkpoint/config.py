@@ -17,8 +17,15 @@ __all__ = [
 ]
 
 QUANT_METHOD = "secateur"
-FORMAT_VERSIONS = (1, 2, 3)
-ACTIVATIONS_OF = {"s8_per_row": "u8_static", "f32": "f32", "bf16": "bf16", "mixed": "mixed"}  # of `weights`
+FORMAT_VERSIONS = (1, 2, 3, 4)
+
+# Of `weights`: what `activations` may be, from version 4 on; below it only the first of them.
+_ACTIVATIONS_OF = {
+    "s8_per_row": ("u8_static", "s8_dynamic", "mixed"),
+    "f32": ("f32",),
+    "bf16": ("bf16",),
+    "mixed": ("mixed",),
+}
 
 
 class QuantizationConfig(BaseModel):
@@ -26,15 +33,16 @@ class QuantizationConfig(BaseModel):
 
     Attributes:
         quant_method: Always "secateur".
-        format_version: 3 where the model is another one than a BERT that classifies sequences, or has
-            bfloat16 weights; else 1 where everything is int8, else 2. A higher one belongs to a newer
-            Secateur.
+        format_version: 4 where inputs are quantized dynamically; else 3 where the model is another one than
+            a BERT that classifies sequences, or has bfloat16 weights; else 1 where everything is int8, else
+            2. A higher one belongs to a newer Secateur.
         pattern: How the pruned matrices are stored; each matrix still says for itself.
         sparsity: Fraction of zeros over the pruned matrices, for information.
         weights: Linear weights: all int8 symmetric per output row, all float32, all bfloat16, or not all the
             same.
-        activations: Inputs of linear layers: uint8 with a zero point, static per tensor, where the weight
-            is int8, else of the weight's type; so it follows from `weights`.
+        activations: Inputs of linear layers. Where the weight is int8: uint8 with a zero point, static per
+            tensor, or from version 4 on int8 symmetric, dynamic per token; else of the weight's type. So it
+            follows from `weights`, but for int8 from version 4 on.
         embeddings: Embedding tables: int8 symmetric per row, or float32.
         attention: Query uint8, key and value int8, probabilities uint8; or float32; or this layer by layer.
     """
@@ -42,11 +50,11 @@ class QuantizationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
     quant_method: Literal["secateur"] = "secateur"
-    format_version: Literal[1, 2, 3] = 1
+    format_version: Literal[1, 2, 3, 4] = 1
     pattern: Literal["block4", "unstructured", "dense"] = "dense"
     sparsity: float = Field(default=0.0, ge=0.0, le=1.0)
     weights: Literal["s8_per_row", "f32", "bf16", "mixed"] = "s8_per_row"
-    activations: Literal["u8_static", "f32", "bf16", "mixed"] = "u8_static"
+    activations: Literal["u8_static", "s8_dynamic", "f32", "bf16", "mixed"] = "u8_static"
     embeddings: Literal["s8_per_row", "f32"] = "s8_per_row"
     attention: Literal["int8", "f32", "mixed"] = "int8"
 
@@ -54,8 +62,13 @@ class QuantizationConfig(BaseModel):
     @classmethod
     def _of_the_weights(cls, value: str, info: ValidationInfo) -> str:
         weights = info.data.get("weights")
-        if weights is not None and value != ACTIVATIONS_OF[weights]:
-            raise ValueError(f"must be {ACTIVATIONS_OF[weights]!r} where weights are {weights!r}")
+        if weights is None:
+            return value
+        allowed = _ACTIVATIONS_OF[weights]
+        if info.data.get("format_version") != 4:
+            allowed = allowed[:1]
+        if value not in allowed:
+            raise ValueError(f"must be {' or '.join(map(repr, allowed))} where weights are {weights!r}")
         return value
 
     @property
@@ -67,6 +80,13 @@ class QuantizationConfig(BaseModel):
         if kinds == {"bf16", "f32"} and self.weights == "bf16":
             return "bfloat16"
         return "int8" if kinds == {"s8_per_row", "int8"} else "mixed"
+
+
+class _VersionThree(QuantizationConfig):
+    """What version 3 allows: nothing dynamic."""
+
+    format_version: Literal[3] = 3
+    activations: Literal["u8_static", "f32", "bf16", "mixed"] = "u8_static"
 
 
 class _VersionTwo(QuantizationConfig):
@@ -88,7 +108,12 @@ class _VersionOne(QuantizationConfig):
     attention: Literal["int8"] = "int8"
 
 
-_OF_VERSION: dict[int, type[QuantizationConfig]] = {1: _VersionOne, 2: _VersionTwo, 3: QuantizationConfig}
+_OF_VERSION: dict[int, type[QuantizationConfig]] = {
+    1: _VersionOne,
+    2: _VersionTwo,
+    3: _VersionThree,
+    4: QuantizationConfig,
+}
 
 
 def parse_quantization(config: Mapping[str, Any], subject: str) -> QuantizationConfig:

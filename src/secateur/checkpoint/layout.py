@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,22 +13,25 @@ from secateur.checkpoint import names
 from secateur.checkpoint.bfloat16 import BF16, is_sound_bf16, type_name
 from secateur.checkpoint.codec import BLOCK, count_mask_bits, mask_row_bytes
 from secateur.checkpoint.column_order import order_problems
-from secateur.checkpoint.config import ACTIVATIONS_OF, QuantizationConfig
+from secateur.checkpoint.config import QuantizationConfig
+from secateur.checkpoint.parts import (
+    ATTENTION_SUFFIXES,
+    RANGE_SUFFIXES,
+    Int8Parts,
+    activations_entry,
+    attention_entry,
+    expected_linears,
+    find_int8_parts,
+    stored_names,
+    weights_entry,
+)
 from secateur.checkpoint.shape import ModelShape
 
-__all__ = [
-    "Int8Parts",
-    "expected_linears",
-    "find_int8_parts",
-    "layout_problems",
-    "part_of",
-    "quantization_of",
-]
+__all__ = ["layout_problems", "part_of"]
 
 Tensors = Mapping[str, NDArray[Any]]
 
-_INT8_ONLY = (names.WEIGHT_SCALE, names.INPUT_SCALE, names.INPUT_ZERO_POINT)
-_ATTENTION = (names.QUERY_SCALE, names.QUERY_ZERO_POINT, names.KEY_SCALE, names.VALUE_SCALE)
+_INT8_ONLY = (names.WEIGHT_SCALE, *RANGE_SUFFIXES)
 
 
 class _Spec(NamedTuple):
@@ -52,15 +54,6 @@ _FLOAT = _Form("float32", 1, "weights", (), ("unstructured",))
 _BF16 = _FLOAT._replace(dtype="bfloat16")
 
 
-def expected_linears(shape: ModelShape) -> Iterable[tuple[str, str, int, int]]:
-    """Yields `(role, module, out_features, in_features)` of every linear layer that is stored, in order."""
-    hidden, intermediate = shape.hidden_size, shape.intermediate_size
-    sizes = {"ffn_in": (intermediate, hidden), "ffn_out": (hidden, intermediate)}
-    for layer in shape.stored_layers:
-        for role, module in layer.linears.items():
-            yield role, module, *sizes.get(role, (hidden, hidden))
-
-
 def part_of(tensor: str, shape: ModelShape) -> str:
     """Returns the part of a model that a tensor belongs to: `embeddings`, `encoder` or `head`."""
     module = tensor.rpartition(".")[0]
@@ -68,103 +61,6 @@ def part_of(tensor: str, shape: ModelShape) -> str:
     if module in (*embeddings.tables.values(), embeddings.norm, embeddings.projection):
         return "embeddings"
     return "encoder" if module.startswith(f"{shape.prefix}.{shape.layout.layers}.") else "head"
-
-
-@dataclass(frozen=True)
-class Int8Parts:
-    """What of a checkpoint is int8, and which linear layers bfloat16; the rest is float32.
-
-    Attributes:
-        linears: Modules of the encoder's linear layers.
-        attention: Modules of the attentions.
-        embeddings: The tables.
-        bf16: Modules of the linear layers that are bfloat16.
-    """
-
-    linears: frozenset[str]
-    attention: frozenset[str]
-    embeddings: bool
-    bf16: frozenset[str] = frozenset()
-
-
-def find_int8_parts(
-    tensors: Tensors, shape: ModelShape, quantization: QuantizationConfig | None = None
-) -> Int8Parts:
-    """Finds what is int8, bfloat16 and float32.
-
-    Args:
-        tensors: All tensors of the file, by name.
-        shape: The sizes in config.json.
-        quantization: What config.json announces. It says what a linear layer without a weight should have
-            been, and decides on attentions and tables. None for a config that is still to be made.
-    """
-    announced = quantization or QuantizationConfig(
-        format_version=2, weights="mixed", activations="mixed", attention="mixed"
-    )
-
-    def type_of(module: str) -> str:
-        for suffix in (names.WEIGHT_VALUES, names.WEIGHT):
-            stored = tensors.get(names.tensor_name(module, suffix))
-            if stored is not None and stored.dtype in (np.int8, np.float32, BF16):
-                return type_name(stored.dtype)
-        if announced.weights == "mixed":
-            return "int8" if names.tensor_name(module, names.WEIGHT_SCALE) in tensors else "float32"
-        return {"s8_per_row": "int8", "bf16": "bfloat16"}.get(announced.weights, "float32")
-
-    attention = [layer.attention for layer in shape.stored_layers]
-    if announced.attention != "int8":
-        mixed = announced.attention == "mixed"
-        attention = [module for module in attention if mixed and _stored(tensors, module, _ATTENTION)]
-    word = shape.embeddings.word
-    types = {module: type_of(module) for _, module, _, _ in expected_linears(shape)}
-    return Int8Parts(
-        frozenset(module for module, kind in types.items() if kind == "int8"),
-        frozenset(attention),
-        type_of(word) == "int8" if quantization is None else quantization.embeddings == "s8_per_row",
-        frozenset(module for module, kind in types.items() if kind == "bfloat16"),
-    )
-
-
-def quantization_of(tensors: Tensors, shape: ModelShape, sparsity: float) -> QuantizationConfig:
-    """Returns the `quantization_config` that tensors need, of the lowest format version that has it.
-
-    Args:
-        tensors: All tensors of a new checkpoint, by name.
-        shape: The sizes in config.json.
-        sparsity: Fraction of zeros over the pruned matrices.
-    """
-    parts = find_int8_parts(tensors, shape)
-    modules = {module for _, module, _, _ in expected_linears(shape)}
-    sparse = {module for module in modules if names.tensor_name(module, names.WEIGHT_VALUES) in tensors}
-    weights = _weights_entry(parts, len(modules))
-    attention = _entry(len(parts.attention), len(shape.stored_layers), "int8")
-    all_int8 = weights == "s8_per_row" and attention == "int8" and parts.embeddings
-    ordered = any(names.tensor_name(module, names.INPUT_ORDER) in tensors for module in modules)
-    return QuantizationConfig.model_validate(
-        {
-            "format_version": 3
-            if shape.needs_version_3 or parts.bf16
-            else 1
-            if all_int8 and not ordered
-            else 2,
-            "pattern": "unstructured" if sparse - parts.linears else "block4" if sparse else "dense",
-            "sparsity": sparsity,
-            "weights": weights,
-            "activations": ACTIVATIONS_OF[weights],
-            "embeddings": "s8_per_row" if parts.embeddings else "f32",
-            "attention": attention,
-        }
-    )
-
-
-def _weights_entry(parts: Int8Parts, total: int) -> str:
-    if parts.bf16:
-        return "bf16" if len(parts.bf16) == total else "mixed"
-    return _entry(len(parts.linears), total, "s8_per_row")
-
-
-def _entry(int8: int, total: int, all_int8: str) -> str:
-    return all_int8 if int8 == total else "mixed" if int8 else "f32"
 
 
 def expected_tensors(shape: ModelShape, num_labels: int, parts: Int8Parts) -> dict[str, _Spec]:
@@ -190,6 +86,7 @@ def expected_tensors(shape: ModelShape, num_labels: int, parts: Int8Parts) -> di
         add(module, names.BIAS, "float32", (out_features,))
         if module in parts.linears:
             add(module, names.WEIGHT_SCALE, "float32", (out_features,))
+        if module in parts.linears - parts.dynamic:
             add(module, names.INPUT_SCALE, "float32", (1,))
             add(module, names.INPUT_ZERO_POINT, "uint8", (1,))
     for modules in shape.stored_layers:
@@ -251,7 +148,7 @@ def layout_problems(
     for name in sorted(sound):
         _check_values(name, tensors[name], problems)
     for modules in shape.stored_layers:
-        _check_shared_input(tensors, modules, sound, problems)
+        _check_shared_input(tensors, modules, sound, parts, problems)
         if quantization.format_version >= 2:
             known |= {names.tensor_name(m, names.INPUT_ORDER) for m in modules.linears.values()}
             problems += order_problems(tensors, modules, shape, parts.linears)
@@ -334,9 +231,15 @@ def _check_values(name: str, tensor: NDArray[Any], problems: list[str]) -> None:
 
 
 def _check_shared_input(
-    tensors: Tensors, layer: names.LayerNames, sound: set[str], problems: list[str]
+    tensors: Tensors, layer: names.LayerNames, sound: set[str], parts: Int8Parts, problems: list[str]
 ) -> None:
     """Those of query, key and value that are int8 read one quantized tensor: they must agree on how."""
+    heads = parts.linears & {layer.query, layer.key, layer.value}
+    if heads & parts.dynamic and heads - parts.dynamic:
+        problems.append(
+            f"query, key and value of {layer.attention} read one tensor: all of them that are int8 must have "
+            f"an input_scale, or none"
+        )
     for suffix in (names.INPUT_SCALE, names.INPUT_ZERO_POINT):
         keys = [names.tensor_name(module, suffix) for module in (layer.query, layer.key, layer.value)]
         if len({tensors[key].tobytes() for key in keys if key in sound}) > 1:
@@ -344,17 +247,23 @@ def _check_shared_input(
 
 
 def _check_leftovers(tensors: Tensors, shape: ModelShape, parts: Int8Parts, problems: list[str]) -> set[str]:
-    """Finds scales beside float32 tensors, which no one would read; returns their names."""
+    """Finds scales that no one would read; returns their names."""
+    found: set[str] = set()
+    for module in sorted(parts.dynamic):
+        for name in stored_names(tensors, module, RANGE_SUFFIXES):
+            problems.append(
+                f"tensor {name} is a static range, but quantization_config.activations is 's8_dynamic'"
+            )
+            found.add(name)
     suffixes: dict[str, Iterable[str]] = {}
     for modules in shape.stored_layers:
         suffixes |= dict.fromkeys(modules.linears.values(), _INT8_ONLY)
-        suffixes[modules.attention] = _ATTENTION
+        suffixes[modules.attention] = ATTENTION_SUFFIXES
     if not parts.embeddings:
         suffixes |= dict.fromkeys(shape.embeddings.tables.values(), (names.WEIGHT_SCALE,))
-    found: set[str] = set()
     for module, wanted in suffixes.items():
         if module not in parts.linears and module not in parts.attention:
-            for name in _stored(tensors, module, wanted):
+            for name in stored_names(tensors, module, wanted):
                 kind = "bfloat16" if module in parts.bf16 else "float32"
                 problems.append(f"tensor {name} quantizes to int8, but {module} is {kind}")
                 found.add(name)
@@ -373,19 +282,20 @@ def _check_announced(
         if quantization.format_version < 3:
             problems.append(f"{min(parts.bf16)} is bfloat16, which format version 3 is the first to have")
     for entry, expected, what in (
-        ("weights", _weights_entry(parts, total), found),
+        ("weights", weights_entry(parts, total), found),
         (
             "attention",
-            _entry(len(parts.attention), layers, "int8"),
+            attention_entry(parts, layers),
             f"{len(parts.attention)} of {layers} attentions are int8",
         ),
     ):
         announced = getattr(quantization, entry)
         if announced != expected:
             problems.append(f"quantization_config.{entry} is {announced!r}, but {what}")
-
-
-def _stored(tensors: Tensors, module: str, suffixes: Iterable[str]) -> list[str]:
-    """Returns those names of a module's tensors that the file holds."""
-    wanted = (names.tensor_name(module, suffix) for suffix in suffixes)
-    return [name for name in wanted if name in tensors]
+    if quantization.weights == "s8_per_row" == weights_entry(parts, total):
+        expected = activations_entry("s8_per_row", parts)
+        if quantization.activations != expected:
+            problems.append(
+                f"quantization_config.activations is {quantization.activations!r}, but "
+                f"{len(parts.dynamic)} of {total} linear layers are without an input_scale"
+            )

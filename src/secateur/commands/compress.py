@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from secateur.commands.before_and_after import print_before_and_after, print_next
 from secateur.commands.columns import columns_of
-from secateur.commands.console import hush_libraries, note, output, print_table
-from secateur.data import Splits, load_splits
+from secateur.commands.console import hush_libraries, note
+from secateur.data import load_splits
 from secateur.errors import MissingExtraError
 from secateur.tasks import task_named
 
 __all__ = ["Request", "run"]
-
-_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-_TITLES = {
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "f1": "F1",
-    "oos_recall": "recall of out-of-scope rows",
-    "oos_auroc": "AUROC in scope against out of scope",
-    "mrr": "mean reciprocal rank",
-    "rmse": "root mean squared error",
-    "cosine_to_dense": "cosine to the dense model's vectors",
-}
 
 
 @dataclass(frozen=True)
@@ -106,30 +93,5 @@ def run(request: Request) -> None:
         if str(error):
             note(str(error))
         raise
-    _print(done.metrics, done.folder)
-    output().print(f"Try next: secateur predict {request.out} {_example(splits)}", **_PLAIN)
-
-
-def _print(metrics: Mapping[str, Any], folder: Path) -> None:
-    split = "test" if "test" in metrics["compressed"] else "validation"
-    dense, compressed = (metrics[model].get(split, {}) for model in ("dense", "compressed"))
-    rows = [
-        (_TITLES.get(name, name.replace("_", " ")), f"{dense[name]:.4f}", f"{value:.4f}")
-        for name, value in compressed.items()
-        if isinstance(value, float) and isinstance(dense.get(name), float)
-    ]
-    size = (folder / "model.safetensors").stat().st_size / 1e6
-    rows += [
-        ("zeros in the encoder", "", f"{metrics['sparsity']:.1%}"),
-        ("weight file", "", f"{size:.1f} MB"),
-        ("minutes", "", f"{metrics['minutes']:.1f}"),
-    ]
-    print_table(f"{folder} ({split} rows, in PyTorch)", ("what", "dense", "compressed"), rows, numbers=2)
-
-
-def _example(splits: Splits) -> str:
-    if splits.task.name == "question-answering":
-        return "--question 'who came' --context 'Ann came.'"
-    if splits.task.name == "text-classification" and "text_pair" in splits.columns:
-        return """'{"text": "some text", "text_pair": "another"}'"""
-    return "'some [MASK] text'" if splits.task.name == "fill-mask" else "'some text'"
+    print_before_and_after(done.metrics, done.folder)
+    print_next(request.out, splits)

@@ -15,8 +15,9 @@ from secateur.checkpoint import (
     read_checkpoint,
 )
 from secateur.checkpoint.found_pattern import find_pattern
-from secateur.checkpoint.layout import expected_linears, part_of
+from secateur.checkpoint.layout import part_of
 from secateur.checkpoint.names import WEIGHT, WEIGHT_SUFFIXES, WEIGHT_VALUES, tensor_name
+from secateur.checkpoint.parts import expected_linears
 from secateur.commands.console import note, print_table, show_json
 from secateur.tasks import task_of
 

@@ -39,6 +39,7 @@ from secateur.modeling.structure import (
     find_blocks,
     find_module,
 )
+from secateur.quantization.dynamic import DynamicQuantizer
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.qat import (
     attention_quantizer,
@@ -177,7 +178,10 @@ def _put_linear(
     else:
         scale = symmetric_scale(np.abs(weight).max(axis=1))
         encoded = {**encode_weight(weight, pruned, scale, order), keys.WEIGHT_SCALE: scale}
-        _put_range(tensors, name, keys.INPUT_SCALE, keys.INPUT_ZERO_POINT, quantizer, problems)
+        if isinstance(quantizer, DynamicQuantizer):
+            problems += [] if quantizer.enabled else [_switched_off(quantizer.tensor)]
+        else:
+            _put_range(tensors, name, keys.INPUT_SCALE, keys.INPUT_ZERO_POINT, quantizer, problems)
     tensors |= {tensor_name(name, suffix): tensor for suffix, tensor in encoded.items()}
 
 
@@ -207,7 +211,7 @@ def _put_range(
         problems.append(str(error).rstrip("."))
         return
     if not quantizer.enabled:
-        problems.append(f"the quantizer of {quantizer.tensor} is switched off")
+        problems.append(_switched_off(quantizer.tensor))
     if quantizer.low == quantizer.high:
         warnings.warn(
             f"{quantizer.tensor} was always {quantizer.low.item():g} while its range was learnt; "
@@ -217,6 +221,10 @@ def _put_range(
     tensors[tensor_name(module, scale_key)] = _array(scale).reshape(1)
     if zero_point_key is not None:
         tensors[tensor_name(module, zero_point_key)] = _array(zero_point).astype(np.uint8).reshape(1)
+
+
+def _switched_off(tensor: str) -> str:
+    return f"the quantizer of {tensor} is switched off"
 
 
 def _put_plain(tensors: Tensors, name: str, module: nn.Module | None) -> None:
@@ -229,7 +237,7 @@ def _put_embeddings(tensors: Tensors, model: nn.Module, shape: ModelShape, probl
     names = shape.embeddings
     tables = find_embeddings(model)
     enabled = {names.tables[kind]: rows_enabled(table) for kind, table in tables.items()}
-    problems += [f"the quantizer of {name} is switched off" for name, on in enabled.items() if on is False]
+    problems += [_switched_off(name) for name, on in enabled.items() if on is False]
     if any(on is not None for on in enabled.values()):
         lacking = [name for name, on in enabled.items() if on is None]
         problems += [f"{name} has no quantizer, but another table does" for name in lacking]

@@ -1,7 +1,8 @@
 """Fake quantization that simulates the engine's int8 arithmetic inside a live PyTorch model."""
 
+from secateur.quantization.dynamic import DynamicQuantizer
 from secateur.quantization.observer import ActivationQuantizer
-from secateur.quantization.ptq import calibrate_
+from secateur.quantization.ptq import PostTrainingReport, calibrate_, quantize_post_training_
 from secateur.quantization.qat import (
     QuantizedParts,
     attach_quantizers_,
@@ -10,10 +11,13 @@ from secateur.quantization.qat import (
     freeze_observers_,
     is_quantized,
 )
-from secateur.quantization.scheme import QuantScheme
+from secateur.quantization.scheme import PostTraining, QuantScheme
 
 __all__ = [
     "ActivationQuantizer",
+    "DynamicQuantizer",
+    "PostTraining",
+    "PostTrainingReport",
     "QuantScheme",
     "QuantizedParts",
     "attach_quantizers_",
@@ -22,4 +26,5 @@ __all__ = [
     "find_quantizers",
     "freeze_observers_",
     "is_quantized",
+    "quantize_post_training_",
 ]

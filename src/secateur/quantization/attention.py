@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 from secateur.errors import StructureError, UnsupportedError
 from secateur.quantization.integer_attention import integer_attention
 from secateur.quantization.observer import ActivationQuantizer
+from secateur.quantization.scheme import QuantScheme
 
 __all__ = ["ATTENTION_NAME", "AttentionQuantizer", "choose_attention_", "int8_attention"]
 
@@ -28,14 +29,15 @@ class AttentionQuantizer(nn.Module):  # type: ignore[misc]
 
     Args:
         tensor: The attention module's name, for messages.
-        averaging: See `QuantScheme`.
+        scheme: How the ranges are learnt.
     """
 
-    def __init__(self, tensor: str, averaging: float) -> None:
+    def __init__(self, tensor: str, scheme: QuantScheme) -> None:
         super().__init__()
-        self.query = ActivationQuantizer(f"{tensor}.query's output", symmetric=False, averaging=averaging)
-        self.key = ActivationQuantizer(f"{tensor}.key's output", symmetric=True, averaging=averaging)
-        self.value = ActivationQuantizer(f"{tensor}.value's output", symmetric=True, averaging=averaging)
+        how = scheme.averaging, scheme.observer, scheme.percentile
+        self.query = ActivationQuantizer(f"{tensor}.query's output", False, *how)
+        self.key = ActivationQuantizer(f"{tensor}.key's output", True, *how)
+        self.value = ActivationQuantizer(f"{tensor}.value's output", True, *how)
 
     def attach_(self, attention: nn.Module) -> None:
         """Hangs the quantizer where `int8_attention` looks for it.
@@ -55,6 +57,16 @@ class AttentionQuantizer(nn.Module):  # type: ignore[misc]
             attention: The module that transformers hands to an attention function.
         """
         setattr(attention, _FLOAT, True)
+
+    @staticmethod
+    def detach_(attention: nn.Module) -> None:
+        """Takes the quantizer off an attention module, which attends in float from then on.
+
+        Args:
+            attention: The module that it was attached to.
+        """
+        delattr(attention, _ATTRIBUTE)
+        AttentionQuantizer.leave_float_(attention)
 
     @staticmethod
     def of(attention: nn.Module) -> AttentionQuantizer | None:

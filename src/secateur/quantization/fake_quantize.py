@@ -17,27 +17,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from secateur.affine import S8_MAX, SMALLEST_SCALE, U8_MAX, U8_MIN
-from secateur.quantization.simulation import fma
 
 __all__ = [
-    "Memory",
     "asymmetric_qparams",
     "compute_dtype",
     "fake_quantize",
     "fake_quantize_rows",
-    "integer_linear",
     "parts",
     "quantize",
+    "quantize_rows",
     "row_scales",
     "symmetric_scale",
 ]
@@ -144,64 +140,20 @@ def fake_quantize_rows(x: Tensor) -> Tensor:
     return result
 
 
-def integer_linear(
-    x: Tensor,
-    input_scale: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    zero_point: Tensor | None = None,
-    mask: Tensor | None = None,
-    memory: Memory | None = None,
-) -> Tensor:
-    """Multiplies centred integers by a weight that is quantized per row on the fly.
+def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns integers of `x` by a symmetric scale of each row, and these scales.
 
     Args:
-        x: [..., K] centred integers, as `quantize` returns them.
-        input_scale: [] float32, what one unit of `x` is worth.
-        weight: [N, K] float32; zeros stay zeros.
-        bias: [N] float32 or None.
-        zero_point: [] float32, the zero point of `x`: rounds as the engine does, which adds it to the bias;
-            None for the faster order of training.
-        mask: [N, K] float32 of 0 and 1 that multiplies the weight first; None keeps all of it.
-        memory: The layer's own, for the quantized weight; None takes fresh memory every time.
+        x: [..., K] any floating type, taken as float32.
+        dtype: Type of the integers.
 
     Returns:
-        [..., N] in the type of `x`.
+        q: [..., K] `clip(rint(x * (1 / scale)), -127, 127)`, contiguous. The gradient, in real units, is
+            passed as it is: the largest value of a row is 127, so nothing is clipped.
+        scale: [...] float32, `max|x| / 127` of each row, 1 where the row is empty; no gradient.
     """
-    memory = memory or Memory()
-    learning = torch.is_grad_enabled()
-    result: Tensor = _IntegerLinear.apply(x, input_scale, weight, bias, zero_point, mask, memory, learning)
+    result: tuple[Tensor, Tensor] = _QuantizeRows.apply(x, dtype)
     return result
-
-
-class Memory:
-    """What a layer's quantized weight lay in, for the next step to take.
-
-    Tensors of a weight's size that are new in every step are given back to the system and faulted in again
-    page by page, which costs as much as several passes over them (MiniLM, 384 tokens: 5 % of a step).
-    """
-
-    def __init__(self) -> None:
-        self._spare: dict[torch.dtype, Tensor] = {}
-
-    def take(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Returns an empty tensor, which is nobody else's until it is given back."""
-        spare = self._spare.pop(dtype, None)
-        if spare is not None and (spare.shape, spare.device) == (shape, device):
-            return spare
-        with torch.inference_mode(False):  # what an evaluation leaves here is what training takes next
-            return torch.empty(shape, dtype=dtype, device=device)
-
-    def give(self, tensor: Tensor) -> None:
-        """Takes a tensor back that nobody reads any more.
-
-        Where somebody does, on a second backward pass through one graph, autograd finds it overwritten by its
-        version and raises.
-        """
-        self._spare[tensor.dtype] = tensor
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_spare": {}}  # a copy of the layer has its own
 
 
 def parts(first: Tensor, *others: Tensor) -> Iterator[Any]:
@@ -311,78 +263,25 @@ class _FakeQuantizeRows(torch.autograd.Function):
         return grad
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+class _QuantizeRows(torch.autograd.Function):
+    """Works through `x` in parts that stay in the cache, and keeps nothing for the gradient."""
 
-
-def _scaled_product(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-    """Returns scale * (a @ b) in float32."""
-    if a.device.type == "cpu" and a.dtype == torch.float32:  # elsewhere a look at the scale would stall
-        return torch.addmm(scale, a, b, beta=0, alpha=scale.item())
-    return torch.mm(a, b).float().mul_(scale)
-
-
-class _IntegerLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        input_scale: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        zero_point: Tensor | None,
-        mask: Tensor | None,
-        memory: Memory,
-        learning: bool,
-    ) -> Tensor:
-        weight = weight.float()
-        w = memory.take(weight.shape, torch.float32, weight.device)
-        masked = weight if mask is None else torch.mul(weight, mask, out=w)
-        scale = row_scales(masked)
-        torch.mul(masked, (1.0 / scale).unsqueeze(-1), out=w).round_()
-        if x.dtype != torch.float32:
-            wide, w = w, memory.take(w.shape, x.dtype, w.device).copy_(w)
-            memory.give(wide)
-        ctx.memory = memory
-        ctx.save_for_backward(x, input_scale, w, scale, mask)
-        with _without_autocast(x):
-            y = functional.linear(x, w)
-        sums = zero_point * w.sum(-1) if zero_point is not None and x.dtype == torch.float32 else None
-        if not learning:
-            memory.give(w)
-        if sums is not None:
-            scale = scale * input_scale
-            return fma(y.add_(sums), scale, (0.0 if bias is None else bias) - scale * sums)
-        unit = (scale * input_scale).to(y.dtype)
-        shift = None if bias is None else bias.to(y.dtype)
-        for _, part in parts(y):
-            part.mul_(unit)
-            if shift is not None:
-                part.add_(shift)
-        return y
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        rows = x.reshape(-1, x.shape[-1])
+        q = torch.empty(rows.shape, dtype=dtype, device=x.device)
+        scale = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
+        for start, part, out in parts(rows, q):
+            part = part.float()
+            own = scale[start : start + len(part)].copy_(row_scales(part))
+            step = torch.mul(part, (1.0 / own).unsqueeze(-1)).round_()
+            # A product can miss 127 by a few last bits only, which rounding takes back: nothing to clip.
+            out.copy_(step)
+        scale = scale.view(x.shape[:-1])
+        ctx.mark_non_differentiable(scale)
+        return q.view(x.shape), scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, input_scale, w, scale, mask = ctx.saved_tensors
-        needs_x, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        grad_x = grad_weight = grad_bias = None
-        grad = grad.to(x.dtype)
-        rows = grad.reshape(-1, grad.shape[-1])
-        with _without_autocast(x):
-            if needs_weight:
-                grad_weight = _scaled_product(rows.t(), x.reshape(-1, x.shape[-1]), input_scale)
-                if mask is not None:
-                    grad_weight.mul_(mask)
-            if needs_x:
-                unit = scale.to(w.dtype)
-                if rows.shape[0] <= w.shape[1]:  # the smaller of the two carries the scale
-                    grad_x = torch.mm(rows * unit, w)
-                else:  # nobody reads the integers after this
-                    grad_x = torch.mm(rows, w.mul_(unit.unsqueeze(-1)))
-                grad_x = grad_x.view(x.shape)
-            if needs_bias:
-                grad_bias = rows.sum(0, dtype=torch.float32)
-        ctx.memory.give(w)
-        return grad_x, None, grad_weight, grad_bias, None, None, None, None
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
+        return grad, None

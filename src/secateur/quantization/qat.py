@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,8 +14,10 @@ from secateur.checkpoint.names import embedding_names
 from secateur.errors import SecateurError, StructureError, problem_list
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks, find_module
 from secateur.quantization.attention import AttentionQuantizer, choose_attention_
-from secateur.quantization.fake_quantize import Memory, fake_quantize_rows, integer_linear
+from secateur.quantization.dynamic import DynamicQuantizer
+from secateur.quantization.fake_quantize import fake_quantize_rows
 from secateur.quantization.heads import decoder_is_quantized, quantize_decoder_, simulate_head_
+from secateur.quantization.integer_linear import Memory, integer_linear
 from secateur.quantization.observer import ActivationQuantizer
 from secateur.quantization.scheme import QuantScheme
 from secateur.quantization.simulation import SimulatedNorm, simulate_activations_
@@ -47,11 +48,15 @@ class QuantizedParts:
         linears: Names of encoder linears (`Projection.name`), whose weight and input are quantized.
         attention: Numbers of the layers that attend in int8, counted from 0.
         embeddings: Whether the looked-up rows are quantized.
+        dynamic: Those of `linears` whose input takes its scale token by token, the others having a learnt
+            range; query, key and value of a layer, which read one tensor, must agree. None leaves it to the
+            scheme.
     """
 
     linears: Collection[str]
     attention: Collection[int]
     embeddings: bool
+    dynamic: Collection[str] | None = None
 
     @classmethod
     def everything(cls, blocks: Sequence[EncoderBlock]) -> QuantizedParts:
@@ -74,13 +79,13 @@ def attach_quantizers_(
 
     Args:
         model: A live model of a supported family, with or without masks.
-        scheme: How ranges are learnt; the default where None.
+        scheme: How inputs are quantized and ranges learnt; the default where None.
         enabled: False attaches everything but lets the float model run until `enable_quantizers_`.
         parts: What to quantize; all of it where None.
 
     Raises:
         StructureError: If the model has quantizers already, its modules are not where they should be, or
-            `parts` names none or others than it has.
+            `parts` names none or others than it has, or contradicts itself.
         UnsupportedError: If the family is not supported.
 
     Source:
@@ -96,9 +101,11 @@ def attach_quantizers_(
     blocks = find_blocks(model)
     tables = find_embeddings(model)
     parts = parts or QuantizedParts.everything(blocks)
+    if parts.dynamic is None:
+        parts = replace(parts, dynamic=parts.linears if scheme.activations == "s8_dynamic" else ())
     _check_parts(parts, blocks)
     for index, block in enumerate(blocks):
-        _attach_block_(model, block, scheme.averaging, parts.linears, index in parts.attention)
+        _attach_block_(model, block, scheme, parts, index in parts.attention)
     for kind, table in tables.items() if parts.embeddings else ():
         row_quantizer = _RowQuantizer()
         table.add_module(_ROW_QUANTIZER, row_quantizer)
@@ -122,7 +129,7 @@ def enable_quantizers_(model: nn.Module, enabled: bool = True) -> None:
         enabled: False lets the float model run.
     """
     for module in model.modules():
-        if isinstance(module, (ActivationQuantizer, _RowQuantizer)):
+        if isinstance(module, _QUANTIZERS):
             module.enabled = enabled
 
 
@@ -146,16 +153,16 @@ def freeze_observers_(model: nn.Module) -> None:
 
 
 def find_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
-    """Returns every activation quantizer by its module name, in the order of the layers."""
+    """Returns every quantizer that has a range, by its module name, in the order of the layers."""
     return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
 
 
 def is_quantized(model: nn.Module) -> bool:
     """Says whether `attach_quantizers_` has run on this model."""
-    return any(isinstance(module, (ActivationQuantizer, _RowQuantizer)) for module in model.modules())
+    return any(isinstance(module, _QUANTIZERS) for module in model.modules())
 
 
-def input_quantizer(projection: Projection) -> ActivationQuantizer | None:
+def input_quantizer(projection: Projection) -> ActivationQuantizer | DynamicQuantizer | None:
     """Returns what quantizes the input of a projection, or None; query, key and value share one."""
     forward = projection.linear.__dict__.get("forward")
     return forward.source.quantizer if isinstance(forward, _QuantizedForward) else None
@@ -192,7 +199,8 @@ def idle_quantizers(model: nn.Module) -> list[str]:
         attention = attention_quantizer(model, block)
         for quantizer in () if attention is None else (attention.query, attention.key, attention.value):
             reads[id(quantizer)] += 1
-    found = find_quantizers(model)
+    kinds = (ActivationQuantizer, DynamicQuantizer)
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     idle = [name for name, one in found.items() if reads[id(one)] < wanted.get(id(one), 1)]
     word = find_embeddings(model)["word"]
     if rows_enabled(word) is not None and decoder_is_quantized(model) is False:
@@ -235,29 +243,46 @@ def _check_parts(parts: QuantizedParts, blocks: list[EncoderBlock]) -> None:
     wrong += [f"attention of layer {index}" for index in sorted(set(parts.attention) - set(known.attention))]
     if wrong:
         raise StructureError(problem_list("The model has not all that shall be quantized", wrong))
+    stray = sorted(set(parts.dynamic or ()) - set(parts.linears))
+    if stray:
+        raise StructureError(problem_list("Dynamic inputs belong to quantized linear layers, but not", stray))
+    for block in blocks:
+        heads = [one.name for one in (block.q, block.k, block.v) if one.name in parts.linears]
+        if len({name in (parts.dynamic or ()) for name in heads}) > 1:
+            raise StructureError(
+                f"Query, key and value of {block.prefix} read one tensor: quantize it dynamically for all of "
+                f"them or for none."
+            )
     if not (parts.linears or parts.attention or parts.embeddings):
         raise StructureError("There is nothing to quantize: name linear layers, attention or the embeddings.")
 
 
 def _attach_block_(
-    model: nn.Module, block: EncoderBlock, averaging: float, linears: Collection[str], attends: bool
+    model: nn.Module, block: EncoderBlock, scheme: QuantScheme, parts: QuantizedParts, attends: bool
 ) -> None:
     attention = _attention_module(model, block)
     attention_name = f"{block.prefix}.attention"
     if attends:
-        AttentionQuantizer(attention_name, averaging).attach_(attention)
+        AttentionQuantizer(attention_name, scheme).attach_(attention)
     else:
         AttentionQuantizer.leave_float_(attention)
-    heads = [projection for projection in (block.q, block.k, block.v) if projection.name in linears]
+    heads = [projection for projection in (block.q, block.k, block.v) if projection.name in parts.linears]
     if heads:
-        _attach_input_(attention, heads, f"the input of {attention_name}", averaging)
+        _attach_input_(attention, heads, f"the input of {attention_name}", scheme, parts)
     for projection in (block.attn_out, block.ffn_in, block.ffn_out):
-        if projection.name in linears:
-            _attach_input_(projection.linear, [projection], f"the input of {projection.name}", averaging)
+        if projection.name in parts.linears:
+            tensor = f"the input of {projection.name}"
+            _attach_input_(projection.linear, [projection], tensor, scheme, parts)
 
 
-def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, averaging: float) -> None:
-    quantizer = ActivationQuantizer(tensor, symmetric=False, averaging=averaging)
+def _attach_input_(
+    owner: nn.Module, readers: list[Projection], tensor: str, scheme: QuantScheme, parts: QuantizedParts
+) -> None:
+    quantizer: ActivationQuantizer | DynamicQuantizer
+    if readers[0].name in (parts.dynamic or ()):
+        quantizer = DynamicQuantizer(tensor)
+    else:
+        quantizer = ActivationQuantizer(tensor, False, scheme.averaging, scheme.observer, scheme.percentile)
     owner.add_module("input_quantizer", quantizer)
     source = _SharedInput(quantizer, len(readers))
     for projection in readers:
@@ -268,8 +293,7 @@ def _attach_input_(owner: nn.Module, readers: list[Projection], tensor: str, ave
 
 def _simulate_floats_(model: nn.Module, blocks: list[EncoderBlock]) -> None:
     """Lets norms and GELUs, those of the head too, follow the engine in eval mode."""
-    rows = (module for module in model.modules() if isinstance(module, _RowQuantizer))
-    gate = next(chain(find_quantizers(model).values(), rows))
+    gate = next(module for module in model.modules() if isinstance(module, _QUANTIZERS))
     norms = [norm for block in blocks for norm in (block.attn_norm, block.ffn_norm)]
     for norm in (*norms, _find_embedding_norm(model)):
         norm.forward = SimulatedNorm(norm, gate)
@@ -284,16 +308,16 @@ def _attention_module(model: nn.Module, block: EncoderBlock) -> nn.Module:
 
 
 class _SharedInput:
-    """Quantizes a tensor once for all layers that read it, so that its range moves once a batch."""
+    """Quantizes a tensor once for all layers that read it, so that its range, if any, moves once a batch."""
 
-    def __init__(self, quantizer: ActivationQuantizer, readers: int) -> None:
+    def __init__(self, quantizer: ActivationQuantizer | DynamicQuantizer, readers: int) -> None:
         self.quantizer = quantizer
         self.readers = readers
         self._reads_left = 0
         self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns centred integers and scale, see `ActivationQuantizer.forward`."""
+        """Returns centred integers and scale, or scales: see the quantizer's `forward`."""
         if self._last is None or self._last[0] is not x:
             self._last = (x, self.quantizer(x))
             self._reads_left = self.readers
@@ -320,9 +344,11 @@ class _QuantizedForward:
         if not self.source.quantizer.enabled:
             return functional.linear(x, self.linear.weight, self.linear.bias)
         q, scale = self.source.quantize(x)
-        zero_point = None if self.linear.training else self.source.quantizer.zero_point
+        exact = not self.linear.training
+        static = isinstance(self.source.quantizer, ActivationQuantizer)
+        zero_point = self.source.quantizer.zero_point if exact and static else None
         weight, mask = weight_and_mask(self.linear)
-        return integer_linear(q, scale, weight, self.linear.bias, zero_point, mask, self.memory)
+        return integer_linear(q, scale, weight, self.linear.bias, zero_point, mask, self.memory, exact)
 
 
 class _RowQuantizer(nn.Module):  # type: ignore[misc]
@@ -343,3 +369,6 @@ class _QuantizedOutput:
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         result: Tensor = self.quantizer(output)
         return result
+
+
+_QUANTIZERS = (ActivationQuantizer, DynamicQuantizer, _RowQuantizer)

@@ -66,15 +66,16 @@ def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
     Args:
         a: [..., N] float32.
-        b: [N] float32.
+        b: [N] float32, or [..., N] as `a`.
         c: [N] float32.
     """
     result = torch.empty_like(a, memory_format=torch.contiguous_format)
     rows, results = a.reshape(-1, a.shape[-1]), result.view(-1, a.shape[-1])
-    b, c = b.double(), c.double()
+    factors = b.reshape(-1, b.shape[-1]).expand_as(rows)
+    c = c.double()
     step = max(1, _CHUNK // a.shape[-1])
-    for row, out in zip(rows.split(step), results.split(step), strict=True):
-        out.copy_(torch.addcmul(c, row.double(), b))
+    for row, factor, out in zip(rows.split(step), factors.split(step), results.split(step), strict=True):
+        out.copy_(torch.addcmul(c, row.double(), (b if b.dim() == 1 else factor).double()))
     return result
 
 

@@ -26,7 +26,9 @@ __all__ = [
     "ObertOptions",
     "RandomOptions",
     "SoftMovementOptions",
+    "SparseGptOptions",
     "TaylorOptions",
+    "WandaOptions",
     "option_problems",
     "owners_of",
 ]
@@ -40,7 +42,7 @@ class MethodOptions(Record):
         learns: Whether it learns scores in the run, so that it knows nothing at the start.
     """
 
-    ranking: ClassVar[Literal["global", "matrix"]] = "global"
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "global"
     learns: ClassVar[bool] = False
 
     def keywords(self) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class MovementOptions(MethodOptions):
         score_learning_rate: Peak learning rate of the scores.
     """
 
-    ranking: ClassVar[Literal["global", "matrix"]] = "matrix"
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "matrix"
     learns: ClassVar[bool] = True
     score_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-2
 
@@ -105,6 +107,34 @@ class SoftMovementOptions(MethodOptions):
     score_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-2
     regularization: Annotated[float, Field(ge=0.0)] = 400.0
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"
+
+
+class WandaOptions(MethodOptions):
+    """Wanda: weights go that are small and whose input is, on calibration batches; no labels are needed.
+
+    Attributes:
+        refit: Sets the weights that stay so that each matrix gives about what it gave before.
+        damp: Holds that back: share of the mean square of the inputs that is added to each.
+    """
+
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "row"
+    refit: bool = False
+    damp: Annotated[float, Field(ge=0.0)] = 0.01
+
+
+class SparseGptOptions(MethodOptions):
+    """SparseGPT: weights go that a matrix's outputs can spare on calibration batches; others make up for it.
+
+    Attributes:
+        damp: Share of the mean square of the inputs that is added to each.
+        columns: Columns whose masks are chosen together.
+        refit: Afterwards sets the weights that stay so that each matrix gives about what it gave before.
+    """
+
+    ranking: ClassVar[Literal["global", "matrix", "row"]] = "matrix"
+    damp: Annotated[float, Field(ge=0.0)] = 0.01
+    columns: Annotated[int, Field(gt=0)] = 128
+    refit: bool = False
 
 
 class ObertOptions(MethodOptions):
@@ -145,6 +175,8 @@ METHODS: dict[str, type[MethodOptions]] = {
     "obert": ObertOptions,
     "random": RandomOptions,
     "soft-movement": SoftMovementOptions,
+    "sparsegpt": SparseGptOptions,
+    "wanda": WandaOptions,
     "taylor": TaylorOptions,
 }
 

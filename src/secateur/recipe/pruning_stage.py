@@ -61,7 +61,8 @@ class PruningStage(StageRecord):
         pattern: What is removed together: `unstructured`, `block4`, `block:RxC` (R rows, C columns), or
             `N:M` (N of every M neighbours in a row stay); the same in all pruning stages.
         ranking: `global` ranks over all pruned matrices together, `matrix` in each for itself, so that all
-            get the same sparsity; `movement` ranks by matrix unless told otherwise.
+            get the same sparsity, `row` in each row of a matrix; `movement`, `sparsegpt` and
+            `wanda` have their own where it is left out.
         targets: What is pruned: `encoder` (the six linear layers of every encoder layer), `pooler`,
             `embeddings` (the word table). The engine gains from the first alone.
         biases: Whether biases of the pruned linear layers go too, to the same sparsity, the smallest first.
@@ -84,7 +85,7 @@ class PruningStage(StageRecord):
     type: Literal["pruning"]
     method: Method = "magnitude"
     pattern: _PatternName = "block4"
-    ranking: Literal["global", "matrix"] = "global"
+    ranking: Literal["global", "matrix", "row"] = "global"
     targets: Targets = ("encoder",)
     biases: bool = False
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)]

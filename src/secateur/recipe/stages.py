@@ -124,13 +124,24 @@ class QuantizationStage(StageRecord):
         type: `quantization`.
         start_epoch: From here on fake quantization is on.
         freeze_epoch: From here on the ranges of the activations stay as they are.
-        averaging: Weight of the newest batch in the moving average of a range.
+        averaging: Weight of the newest batch in the moving average of a range; 0 takes all batches as one.
+        observer: What the range of a batch is: its extremes (`moving_average`; with `minmax` those of all
+            batches), those without the rarest values (`percentile`), or the range that errs least (`mse`).
+        percentile: Per cent of the values that lie below the upper end of a range, and above the lower one;
+            for `percentile` only.
+        activations: `static` ranges, or `dynamic`: every token of a linear layer's input has a scale of its
+            own, and only attention has ranges to learn.
+        attention: Whether the products in attention are `int8` or `float`.
     """
 
     type: Literal["quantization"]
     start_epoch: Time
     freeze_epoch: Time
     averaging: Fraction = 0.01
+    observer: Literal["minmax", "moving_average", "percentile", "mse"] = "moving_average"
+    percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.99
+    activations: Literal["static", "dynamic"] = "static"
+    attention: Literal["int8", "float"] = "int8"
 
 
 class FreezingStage(StageRecord):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from secateur.checkpoint import BF16, Checkpoint, ModelShape
 from secateur.checkpoint import names as keys
-from secateur.checkpoint.layout import expected_linears
 from secateur.checkpoint.names import LayerNames, tensor_name
+from secateur.checkpoint.parts import expected_linears
 
 __all__ = ["lower"]
 
@@ -31,9 +31,9 @@ def lower(checkpoint: Checkpoint) -> dict[str, Any]:
         checkpoint's, and layers that are shared are the same objects each time.
         A linear step has `weight` (int8, float32 or, as uint16, bfloat16 [N, K]), or `values` and `mask`
         (int8 [B, 4] with a bit a block, or float32 or bfloat16 [B] with a bit a weight), and `bias`. What is
-        not int8 lacks the entries that quantize: `scale`, `input_scale` and `input_zero_point` of a linear
-        step, `query_scale`, `query_zero_point`, `key_scale` and `value_scale` of an attention step,
-        `<kind>_scale` of a table.
+        not int8 lacks the entries that quantize: `scale` of a linear step, with `input_scale` and
+        `input_zero_point`, or `dynamic` (True) where the input takes its scale token by token; `query_scale`,
+        `query_zero_point`, `key_scale` and `value_scale` of an attention step; `<kind>_scale` of a table.
         The embed step has a table for each kind that the family knows and, where the layers are wider than
         the tables, `projection_weight` [H, E] and `projection_bias` [H], which follow the norm.
         The head step has `rows` (`first`, `every`, `mean`, `max`), `normalize`, and of these what the model
@@ -103,6 +103,8 @@ def _linear(tensors: Tensors, role: str, module: str, size: tuple[int, int]) -> 
     scale = tensors.get(tensor_name(module, keys.WEIGHT_SCALE))
     if scale is None:
         return step
+    if tensor_name(module, keys.INPUT_SCALE) not in tensors:
+        return step | {"scale": scale, "dynamic": True}
     return step | {
         "scale": scale,
         "input_scale": _number(tensors, module, keys.INPUT_SCALE),

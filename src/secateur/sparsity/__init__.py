@@ -11,7 +11,9 @@ from secateur.sparsity.movement import MovementPruner, SoftMovementPruner
 from secateur.sparsity.obert import ObertPruner
 from secateur.sparsity.pruner import Pruner
 from secateur.sparsity.random import RandomPruner
+from secateur.sparsity.sparsegpt import SparseGptPruner
 from secateur.sparsity.taylor import TaylorPruner
+from secateur.sparsity.wanda import WandaPruner
 
 __all__ = [
     "PRUNERS",
@@ -25,7 +27,9 @@ __all__ = [
     "Pruner",
     "RandomPruner",
     "SoftMovementPruner",
+    "SparseGptPruner",
     "TaylorPruner",
+    "WandaPruner",
     "attach_mask_",
     "cubic_sparsity",
     "find_mask",
@@ -39,6 +43,8 @@ PRUNERS: dict[str, type[Pruner]] = {
     "lamp": LampPruner,
     "lottery-ticket": LotteryTicketPruner,
     "magnitude": MagnitudePruner,
+    "sparsegpt": SparseGptPruner,
+    "wanda": WandaPruner,
     "movement": MovementPruner,
     "obert": ObertPruner,
     "random": RandomPruner,

@@ -10,9 +10,9 @@ from torch import Tensor
 from secateur.errors import RecipeError, StructureError
 from secateur.pattern import Pattern
 
-__all__ = ["RANKINGS", "choose_blocks", "choose_masks"]
+__all__ = ["RANKINGS", "choose_blocks", "choose_masks", "keep_highest", "keep_highest_of_rows"]
 
-RANKINGS = ("global", "matrix")
+RANKINGS = ("global", "matrix", "row")
 
 
 def choose_masks(
@@ -25,7 +25,8 @@ def choose_masks(
     """Keeps the best blocks.
 
     Globally, exactly `round(sparsity * blocks)` blocks of all matrices together go; by matrix, of each for
-    itself. N:M removes in each group of M neighbours the same whole number, `pattern.removed_of_group`,
+    itself; by row the same of each matrix, shared out among its rows of blocks to one block. N:M removes in
+    each group of M neighbours the same whole number, `pattern.removed_of_group`,
     however it is ranked. The lowest scores go first; of equal scores the earlier goes (matrices in the given
     order, then row-major), so the choice is the same on every machine.
 
@@ -33,7 +34,7 @@ def choose_masks(
         scores: One [N_i, K_i] float32 per matrix, larger = keep; a block's score is the sum over it.
         pattern: What is removed together.
         sparsity: Fraction of blocks to remove, 0-1.
-        ranking: `global` or `matrix`.
+        ranking: `global`, `matrix` or `row`.
         kept: One [N_i, K_i] bool per matrix: blocks without a True go before all others, whatever their
             score, so that what is gone stays gone. None ranks all by their scores.
 
@@ -96,16 +97,27 @@ def choose_blocks(
         scores = [block.masked_fill(~some, -torch.inf) for block, some in zip(scores, present, strict=True)]
     if pattern.is_grouped:
         return [_keep_of_groups(block, pattern, sparsity) for block in scores]
+    if ranking == "row":
+        return [keep_highest_of_rows(block, round(sparsity * block.numel())) for block in scores]
     if ranking == "matrix":
-        return [_keep(block.flatten(), sparsity).view_as(block) for block in scores]
-    flat = _keep(torch.cat([block.flatten() for block in scores]), sparsity)
+        return [keep_highest(block, round(sparsity * block.numel())) for block in scores]
+    together = torch.cat([block.flatten() for block in scores])
+    flat = keep_highest(together, round(sparsity * together.numel()))
     parts = flat.split([block.numel() for block in scores])
     return [part.view_as(block) for part, block in zip(parts, scores, strict=True)]
 
 
-def _keep(flat: Tensor, sparsity: float) -> Tensor:
-    """Returns [blocks] bool without the lowest scores, of equal ones without the earlier."""
-    remove = round(sparsity * flat.numel())
+def keep_highest(scores: Tensor, remove: int) -> Tensor:
+    """Returns bool without the lowest scores, of equal ones without the earlier.
+
+    Args:
+        scores: [...] no NaN.
+        remove: How many are False.
+
+    Returns:
+        [...] bool.
+    """
+    flat = scores.flatten()
     keep = torch.ones_like(flat, dtype=torch.bool)
     if remove > 0:
         threshold = torch.kthvalue(flat, remove).values
@@ -113,7 +125,23 @@ def _keep(flat: Tensor, sparsity: float) -> Tensor:
         keep[below] = False
         ties = (flat == threshold).nonzero().flatten()
         keep[ties[: remove - int(below.sum())]] = False
-    return keep
+    return keep.view_as(scores)
+
+
+def keep_highest_of_rows(scores: Tensor, remove: int) -> Tensor:
+    """Returns bool without the lowest scores of every row, of equal ones without the earlier.
+
+    Args:
+        scores: [rows, blocks] no NaN.
+        remove: How many are False; each row has the same number of them to one.
+
+    Returns:
+        [rows, blocks] bool.
+    """
+    rows = len(scores)
+    ends = torch.tensor([remove * row // rows for row in range(rows + 1)], device=scores.device)
+    ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
+    return ranks >= ends.diff()[:, None]
 
 
 def _keep_of_groups(scores: Tensor, pattern: Pattern, sparsity: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -48,7 +48,7 @@ class Evidence(Protocol):
         """Returns the mean training loss over a few batches that are the same in the whole run."""
         ...
 
-    def inputs(self, visit: Visit) -> None:
+    def inputs(self, visit: Visit, wanted: Collection[str] | None = None) -> None:
         """Runs the model forward over calibration batches and shows what enters each pruned matrix.
 
         Every process sees all batches.
@@ -57,5 +57,6 @@ class Evidence(Protocol):
             visit: Called with a projection, its input [tokens, K] in the type that the model computes in,
                 and a mask [tokens] bool that is True for real tokens. Query, key and value of a layer read
                 the same input: `visit` gets one and the same tensor object three times in a row.
+            wanted: Names of the projections to show; None shows all.
         """
         ...

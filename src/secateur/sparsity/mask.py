@@ -24,6 +24,7 @@ __all__ = [
     "attach_mask_",
     "find_mask",
     "remove_mask_",
+    "set_weight_",
     "sparsity_of",
     "unmasked_weight",
     "unquantized_weight",
@@ -200,6 +201,18 @@ def unquantized_weight(linear: nn.Module) -> Tensor:
     original = unmasked_weight(linear).detach()
     found = find_mask(linear)
     return original if found is None else original * found.mask
+
+
+def set_weight_(linear: nn.Linear, weight: Tensor) -> None:
+    """Writes a layer's weight behind its mask and quantizer.
+
+    Args:
+        linear: A linear layer, with or without mask and quantizer.
+        weight: [N, K]; 0 where the mask is False.
+    """
+    masked = parametrize.is_parametrized(linear, _WEIGHT)
+    with torch.no_grad():
+        (linear.parametrizations[_WEIGHT].original if masked else linear.weight).copy_(weight)
 
 
 def remove_mask_(module: nn.Module, name: str = _WEIGHT) -> None:

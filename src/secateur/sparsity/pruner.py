@@ -24,7 +24,7 @@ from secateur.sparsity.targets import find_targets
 
 __all__ = ["Pruner", "Ranking"]
 
-Ranking = Literal["global", "matrix"]
+Ranking = Literal["global", "matrix", "row"]
 _SINGLE = Pattern.parse("unstructured")
 
 
@@ -37,7 +37,8 @@ class Pruner:
 
     Args:
         pattern: What is removed together.
-        ranking: `global` ranks over all matrices together, `matrix` takes as much from each.
+        ranking: `global` ranks over all matrices together, `matrix` takes as much from each, `row` from each
+            of its rows.
 
     Attributes:
         needs: What `step_` asks of its evidence: `gradients` (and the held-out loss), `inputs`.

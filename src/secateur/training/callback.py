@@ -12,8 +12,6 @@ from secateur.distillation.teacher import StudentHook
 from secateur.errors import RecipeError, StructureError
 from secateur.modeling.structure import find_blocks
 from secateur.quantization import (
-    QuantScheme,
-    attach_quantizers_,
     enable_quantizers_,
     find_quantizers,
     freeze_observers_,
@@ -41,6 +39,7 @@ from secateur.training.evidence import Batches
 from secateur.training.freezing import Freezer
 from secateur.training.learning_rate import steer_
 from secateur.training.pruning import StagePruners
+from secateur.training.quantization_stage import attach_stage_
 
 __all__ = ["CompressionCallback"]
 
@@ -336,8 +335,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
                 table.requires_grad_(False)
         self._found_sparsity = self._pruning.attach_(model)
         if self._quantization is not None:
-            scheme = QuantScheme(averaging=self._quantization.averaging)
-            attach_quantizers_(model, scheme, enabled=False)
+            attach_stage_(model, self._quantization)
         if self.recipe.training.dropout is not None:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -164,7 +164,7 @@ class TrainingEvidence:
             distributed.all_reduce(found)
         return float(found.mean())
 
-    def inputs(self, visit: Visit) -> None:
+    def inputs(self, visit: Visit, wanted: Collection[str] | None = None) -> None:
         """See `Evidence.inputs`."""
         drawn = _Numbers(self._seed, "inputs", self.step)
         last: list[tuple[Tensor, Tensor]] = []
@@ -178,7 +178,8 @@ class TrainingEvidence:
 
             return see
 
-        handles = [one.linear.register_forward_pre_hook(hook(one)) for one in self._projections]
+        shown = [one for one in self._projections if wanted is None or one.name in wanted]
+        handles = [one.linear.register_forward_pre_hook(hook(one)) for one in shown]
         try:
             with drawn.in_use(), self._undisturbed() as undo, torch.no_grad():
                 _set(undo, self._model, "training", False)  # the hook then asks no teacher
