@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,8 +31,8 @@ def learn_ranges_(
     """Sets and freezes every range by what the float model computes on all texts together.
 
     Args:
-        model: A model in eval mode, whose quantizers have histograms of all batches (the observers
-            `percentile` and `mse` with `averaging` 0; for `best` either); they stay switched on.
+        model: A model in eval mode, whose quantizers have the observer `minmax` where that is asked for, else
+            histograms of all batches (`percentile` with `averaging` 0); they stay switched on.
         texts: What it reads.
         observer: Which range is taken, see `PostTraining`.
         percentile: See `PostTraining`.
@@ -51,19 +52,23 @@ def learn_ranges_(
 
     texts.watch(model, [(tap.linear, tap.side) for tap in taps], observe)
     _refuse_constants(taps)
-    chosen = {tap.name: str(observer) for tap in taps}
-    if observer == "best":
-        found = _candidates(taps, percentile)
-        errors = _output_errors(model, texts, taps, found, mean_counts)
-        for tap in taps:
-            names = found[tap.name]
-            name = min(names, key=lambda one: errors[tap.name, one])  # the first of equals: minmax
-            chosen[tap.name] = name
-            tap.quantizer.set_range_(*names[name])
+    chosen: dict[str, Named] = {}
+    found = {} if observer == "minmax" else _candidates(taps, percentile)
+    errors = _output_errors(model, texts, taps, found, mean_counts) if observer == "best" else {}
     for tap in taps:
+        if observer == "best":  # the first of equals: minmax
+            chosen[tap.name] = min(found[tap.name], key=partial(_error_of, errors, tap.name))
+        else:
+            chosen[tap.name] = observer
+        if found:
+            tap.quantizer.set_range_(*found[tap.name][chosen[tap.name]])
         tap.quantizer.freeze_()
     enable_quantizers_(model)
-    return chosen
+    return dict(chosen)
+
+
+def _error_of(errors: Mapping[tuple[str, str], float], tensor: str, observer: str) -> float:
+    return errors[tensor, observer]
 
 
 def _refuse_constants(taps: Sequence[Tap]) -> None:
