@@ -34,14 +34,12 @@ Floats = NDArray[np.floating[Any]]
 
 _HALF = BINS // 2
 _SMALLEST_REACH = 2.0**-100  # what lies below it is as good as 0, and the bins' width stays a normal number
-_FACTORS: Floats = np.arange(
-    1.0, 0.0, -0.025, np.float64
-)  # of an end of the range; 1 first, so that of equal errors it wins
+_FACTORS: Floats = np.linspace(1.0, 0.025, 40)  # of an end; 1 first, so that of equal errors it wins
 
 
 def reach_of(largest: float) -> float:
     """Returns the smallest power of two above a value that is finite and not negative."""
-    return max(_SMALLEST_REACH, math.ldexp(1.0, math.frexp(largest)[1]))
+    return max(_SMALLEST_REACH, math.ldexp(1.0, math.frexp(largest)[1]) if largest else 0.0)
 
 
 def count_values(x: Tensor, reach: float) -> Tensor:
