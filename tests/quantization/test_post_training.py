@@ -23,7 +23,6 @@ from secateur.quantization import (
     is_quantized,
     quantize_post_training_,
 )
-from secateur.quantization.calibrated_ranges import learn_ranges_
 from secateur.quantization.calibration import CalibrationTexts
 from secateur.quantization.fake_quantize import fake_quantize_rows
 from secateur.quantization.loss_increase import FloatAnswers
@@ -72,7 +71,7 @@ def test_every_setting_stays_close_and_keeps_the_zeros(
     after = outputs(model.eval())
     assert 0 < (after - before).abs().mean() < 0.06 * before.std()
     for projection, old in zip(find_projections(model), zeros, strict=True):
-        assert torch.equal(unquantized_weight(projection.linear) == 0, old), projection.name
+        assert (unquantized_weight(projection.linear)[old] == 0).all(), projection.name
     assert all(one.frozen for one in find_quantizers(model).values())
     assert report.facts["rows"] == 48
     assert set(report.facts["observers"]) == set(find_quantizers(model))
@@ -104,7 +103,7 @@ def test_padding_and_order_of_the_texts_do_not_matter() -> None:
 
 
 def test_best_errs_least_in_what_is_computed_of_a_tensor() -> None:
-    """Each tensor's error at its readers' outputs, recomputed plainly, is the least of the three observers."""
+    """The error at the reader's outputs, recomputed plainly, is the least of the three observers'."""
     errors: dict[str, dict[str, float]] = {}
     for observer in ("minmax", "percentile", "mse", "best"):
         model = tiny_bert()
@@ -117,7 +116,7 @@ def test_best_errs_least_in_what_is_computed_of_a_tensor() -> None:
         quantizer = input_quantizer(block.ffn_out)
         assert quantizer is not None
         q, scale = quantizer(torch.cat(seen))
-        error = (q * scale - torch.cat(seen)) @ block.ffn_out.linear.weight.t()
+        error = (q * scale - torch.cat(seen)) @ block.ffn_out.linear.weight.detach().t()
         name = next(name for name, one in find_quantizers(model).items() if one is quantizer)
         chosen = report.facts["observers"][name]
         errors[observer] = {chosen: float(error.square().sum())}
@@ -162,6 +161,7 @@ def test_a_constant_tensor_is_named(observer: Any) -> None:
     with pytest.raises(SecateurError) as caught:
         quantize_post_training_(model, batches_of(model), PostTraining(observer=observer))
     message = str(caught.value)
+    assert not is_quantized(model)
     assert "bert.encoder.layer.1.attention.value's output is" in message
     assert "everywhere" in message
     assert "layer.0" not in message
@@ -173,8 +173,11 @@ def test_a_tensor_that_is_not_finite_is_named(observer: Any, bad: float) -> None
     model = tiny_bert()
     with torch.no_grad():
         find_blocks(model)[1].ffn_in.linear.bias[3] = bad
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(SecateurError, match=r"layer\.1\.output\.dense.* holds NaN or infinity"):
         quantize_post_training_(model, batches_of(model), PostTraining(observer=observer))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0.0, atol=0.0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_auto_leaves_the_worst_in_float_and_the_engine_runs_it(
     if weights == "f32":
         assert answers.compare(model).loss == pytest.approx(auto["after"], rel=1e-4)
     folder = export_checkpoint(model, tiny_fast_tokenizer(), tmp_path / "out", weights=report.weights)
-    engine = Engine.from_pretrained(folder)(FRESH)
+    engine = Engine.from_pretrained(folder)(FRESH, token_types(model, FRESH))
     after = outputs(model)
     # bfloat16 also rounds what the float matrices multiply.
     tolerance = 1e-3 if weights == "f32" else 0.06
@@ -316,5 +319,3 @@ def test_ranges_need_histograms_only_where_they_clip() -> None:
     model = tiny_bert()
     quantize_post_training_(model, batches_of(model), PostTraining(**PLAIN))
     assert not any("counts" in name for name in model.state_dict())
-    with pytest.raises(SecateurError):
-        learn_ranges_(tiny_bert(), CalibrationTexts([], CPU), "minmax", 99.0, True)

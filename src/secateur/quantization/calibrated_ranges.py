@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import SecateurError, problem_list
 from secateur.quantization.calibration import CalibrationTexts, Tap, find_taps
 from secateur.quantization.fake_quantize import asymmetric_qparams, fake_quantize, symmetric_scale
 from secateur.quantization.qat import enable_quantizers_
@@ -42,7 +41,7 @@ def learn_ranges_(
         Module name of every quantizer to the observer that gave its range.
 
     Raises:
-        SecateurError: A tensor was constant, or NaN or infinite; names it.
+        SecateurError: A tensor is NaN or infinite; names it.
     """
     taps = find_taps(model)
     enable_quantizers_(model, False)
@@ -51,7 +50,6 @@ def learn_ranges_(
         taps[place].quantizer.observe_(x)
 
     texts.watch(model, [(tap.linear, tap.side) for tap in taps], observe)
-    _refuse_constants(taps)
     chosen: dict[str, Named] = {}
     found = {} if observer == "minmax" else _candidates(taps, percentile)
     errors = _output_errors(model, texts, taps, found, mean_counts) if observer == "best" else {}
@@ -69,22 +67,6 @@ def learn_ranges_(
 
 def _error_of(errors: Mapping[tuple[str, str], float], tensor: str, observer: str) -> float:
     return errors[tensor, observer]
-
-
-def _refuse_constants(taps: Sequence[Tap]) -> None:
-    constant = [
-        f"{tap.quantizer.tensor} is {tap.quantizer.low.item():g} everywhere"
-        for tap in taps
-        if _extremes(tap)[0] == _extremes(tap)[1]
-    ]
-    if constant:
-        raise SecateurError(
-            problem_list(
-                "The calibration texts do not tell what range a tensor needs (check that model and texts are "
-                "what you meant)",
-                constant,
-            )
-        )
 
 
 def _extremes(tap: Tap) -> Ends:
