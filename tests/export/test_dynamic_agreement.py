@@ -1,4 +1,4 @@
-"""Static, dynamic and mixed plans: the engine gives what the fake-quantized PyTorch model gives, on every ISA.
+"""Static, dynamic and mixed plans: the engine gives what fake-quantized PyTorch gives, on every ISA.
 
 For families and heads, with the instruction set forced as a user forces it. What runs between the integers is
 simulated operation by operation, so integers are equal and outputs differ by the order of float32 sums in the
@@ -19,6 +19,7 @@ from tiny_models import family_batch, tiny_model, token_types, torch_outputs
 
 from secateur import Engine
 from secateur.checkpoint import Checkpoint, find_int8_parts, read_checkpoint
+from secateur.errors import StructureError
 from secateur.export import export_checkpoint
 from secateur.hf import load_compressed
 from secateur.modeling import find_blocks
@@ -103,11 +104,12 @@ def test_engine_agrees_with_pytorch_on_every_isa(
     expected = flat(torch_outputs(model, SEQUENCES))
     difference = np.abs(ours - expected)
     if member == "albert-groups" or kind == "mixed":
-        # Float32 sums stand before integers (a projection, float matrices and attentions), and PyTorch adds them
-        # in another order: one value in some thousands is rounded to the integer beside it, which moves its
-        # sequence by steps of 1/127. Most outputs are untouched; the mean is a fraction of the step.
-        assert difference.mean() < 0.01 * expected.std()
-        assert np.median(difference) < 1e-4
+        # Float32 sums stand before integers (a projection, float matrices and attentions), and PyTorch adds
+        # them in another order: where one value is rounded to the integer beside it, its sequence moves by
+        # steps of 1/127. That happened in 2 of 24 models here (mean 5e-4 of the spread), so most outputs are
+        # untouched and the mean is bounded well below the quantization error, which is some 3e-2.
+        assert difference.mean() < 0.002 * expected.std()
+        assert np.median(difference) < 1e-5
     else:
         assert difference.max() < 2e-5
 
@@ -207,8 +209,6 @@ def test_orders_of_columns_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_quantizer_that_is_switched_off_is_named(tmp_path: Path) -> None:
-    from secateur.errors import StructureError
-
     model = quantized("bert", ENDS[0], "dynamic")
     block = find_blocks(model)[1]
     input_quantizer(block.ffn_in).enabled = False
