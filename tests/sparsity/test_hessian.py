@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import DataError, StructureError
-from secateur.sparsity.hessian import InputMoments, InputSquares, compensate, reconstruction_error
+from secateur.sparsity.hessian import InputMoments, InputSquares, compensate, reconstruction_error, refit
 
 
 def correlated(tokens: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -56,9 +56,7 @@ def test_inverse_and_factor_are_those_of_the_damped_matrix() -> None:
     found = moments_of(x)
     plain = x.t() @ x / 40
     live = plain.diagonal() > 0
-    mean = plain.diagonal()[live].mean()
-    expected = plain + 0.05 * mean * torch.eye(10, dtype=torch.float64)
-    expected[3, 3] += mean
+    expected = plain + 0.05 * plain.diagonal()[live].mean() * torch.eye(10, dtype=torch.float64)
     torch.testing.assert_close(found.damped(0.05), expected, rtol=1e-12, atol=1e-12)
     inverse = torch.linalg.inv(expected)
     torch.testing.assert_close(found.inverse(0.05), inverse, rtol=1e-8, atol=1e-10)
@@ -112,6 +110,39 @@ def test_compensation_is_the_constrained_least_squares_solution_after_every_colu
     torch.testing.assert_close(result, plain, rtol=1e-8, atol=1e-9)
 
 
+def test_refitted_rows_are_the_least_squares_solution() -> None:
+    x = correlated(70, 9)
+    found = moments_of(x)
+    random = torch.Generator().manual_seed(4)
+    weight = torch.randn(5, 9, generator=random, dtype=torch.float64)
+    keep = torch.rand(5, 9, generator=random) > 0.5
+    keep[1], keep[2] = False, True
+    damp = 0.02 * float(found.mean_squares().mean()) * len(x)
+    # ridge regression of the rows' outputs on the inputs that they keep, towards the weights they had
+    result = refit(weight, keep, found.damped(0.02))
+    for row in range(5):
+        kept = keep[row]
+        inputs = torch.cat([x[:, kept], damp**0.5 * torch.eye(9, dtype=torch.float64)[:, kept]])
+        outputs = torch.cat([x @ weight[row], damp**0.5 * weight[row]])
+        expected = torch.zeros(9, dtype=torch.float64)
+        expected[kept] = torch.linalg.lstsq(inputs, outputs[:, None]).solution[:, 0]
+        torch.testing.assert_close(result[row], expected, rtol=1e-8, atol=1e-9)
+    assert torch.equal(result[2].float(), weight[2].float())
+
+
+def test_a_dead_column_is_coupled_to_nothing() -> None:
+    x = correlated(40, 5)
+    x[:, 3] = 0.0
+    for damp in (0.0, 0.01):
+        found = moments_of(x)
+        factor = found.inverse_factor(damp)
+        mean = float(found.mean_squares().sum()) / 4
+        assert factor.isfinite().all()
+        assert not factor[3, 4:].any()
+        assert not factor[:3, 3].any()
+        assert float(factor[3, 3]) == pytest.approx(((damp or 1e-6) * mean) ** -0.5)
+
+
 def test_reconstruction_error_is_that_of_the_outputs() -> None:
     x = correlated(50, 6)
     before = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
@@ -131,8 +162,9 @@ def test_what_cannot_be_learnt_from_is_refused_by_name(kind: type[InputSquares])
     constant = kind("some.layer", 4)
     constant.add_(torch.ones(3, 4))
     constant.add_(torch.ones(2, 4))
-    with pytest.raises(DataError, match=r"some.layer is the same for all 5 calibration tokens"):
-        constant.mean_squares()
+    assert not constant.varies
+    constant.add_(torch.tensor([[1.0, 1.0, 1.0, 2.0]]))
+    assert constant.varies
     with pytest.raises(DataError, match=r"input of some.layer holds NaN or infinity"):
         kind("some.layer", 4).add_(torch.tensor([[1.0, 2.0, float("nan"), 0.0]]))
     with pytest.raises(StructureError, match=r"some.layer was given inputs of the shape \(2, 3\)"):
@@ -144,3 +176,9 @@ def test_moments_that_cannot_be_inverted_are_refused() -> None:
     with pytest.raises(DataError, match="input of layer cannot be inverted with damp 0 and 2 tokens"):
         found.inverse_factor(0.0)
     assert found.inverse_factor(0.01).isfinite().all()
+
+
+def test_inputs_that_are_always_0_have_an_inverse() -> None:
+    found = moments_of(torch.zeros(4, 3, dtype=torch.float64))
+    assert torch.equal(found.damped(0.5), 0.5 * torch.eye(3, dtype=torch.float64))
+    assert found.inverse_factor(0.0).isfinite().all()

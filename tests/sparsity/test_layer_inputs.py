@@ -14,7 +14,7 @@ from secateur.errors import DataError, StructureError
 from secateur.modeling import find_blocks
 from secateur.modeling.structure import Projection
 from secateur.sparsity.hessian import InputMoments
-from secateur.sparsity.layer_inputs import LayerInputs, inputs_by_layer
+from secateur.sparsity.layer_inputs import LayerInputs, inputs_by_layer, require_varied_inputs
 
 
 def batches_of(model: Any, count: int = 3) -> list[dict[str, Tensor]]:
@@ -142,8 +142,15 @@ def test_bad_input_is_one_sentence() -> None:
 
 def test_constant_inputs_are_named() -> None:
     model = tiny_model("bert")
+    source = LayerInputs(model, batches_of(model, 1))
+    require_varied_inputs(model, source)
     with torch.no_grad():
         find_blocks(model)[0].ffn_in.linear.weight.zero_()
-    source = LayerInputs(model, batches_of(model, 1))
-    with pytest.raises(DataError, match=r"input of bert.encoder.layer.0.output.dense is the same for all"):
-        list(inputs_by_layer(find_blocks(model), source, InputMoments))
+    with pytest.raises(
+        DataError, match=r"teach nothing.*: the input of bert.encoder.layer.0.output.dense is the"
+    ):
+        require_varied_inputs(model, source)
+    assert len(list(inputs_by_layer(find_blocks(model), source, InputMoments))) == 8
+    nothing = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.zeros(2, 3)}
+    with pytest.raises(DataError, match=r"No token reached bert.encoder.layer.0.attention.self.query"):
+        require_varied_inputs(model, LayerInputs(model, [nothing]))

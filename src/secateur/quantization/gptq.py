@@ -60,7 +60,7 @@ def round_weights_(
         Name of the projection to its errors.
 
     Raises:
-        DataError: There is no batch, or inputs are not finite or always the same; names the layer.
+        DataError: There is no batch, or inputs are not finite; names the layer.
     """
     runs = LayerInputs(model, source) if isinstance(source, Sequence) else source
     errors = {}
@@ -114,7 +114,7 @@ def round_matrix(
         [N, K] float32.
 
     Raises:
-        DataError: The moments are of too few or constant tokens.
+        DataError: There are no tokens, or the damping is too small for so few.
 
     Source:
         Frantar et al., "GPTQ" (arXiv 2210.17323), algorithm 1, with the activation order of its later

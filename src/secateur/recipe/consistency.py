@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from secateur.recipe.problems import Problem
+from secateur.recipe.record import StageRecord
 from secateur.recipe.stages import (
     DistillationStage,
     FreezingStage,
@@ -16,7 +17,6 @@ from secateur.recipe.stages import (
     QuantizationStage,
     Record,
     TrainingSettings,
-    order_problems,
 )
 from secateur.recipe.times import Clock, shown
 
@@ -42,7 +42,7 @@ def inconsistencies(
     problems = [
         Problem(("stages", index, *problem.place), problem.text)
         for index, stage in stages
-        for problem in order_problems(stage, clock)
+        for problem in _order_problems(stage, clock)
     ]
     problems += _after_the_end(stages, clock)
     problems += _overlaps(_of(PruningStage, stages), "pruning", clock)
@@ -52,6 +52,10 @@ def inconsistencies(
     problems += _quantization(stages, clock)
     problems += _freezing(training, stages, clock)
     return sorted(problems, key=lambda problem: tuple(map(str, problem.place)))
+
+
+def _order_problems(stage: Record, clock: Clock) -> list[Problem]:
+    return stage.order_problems(clock) if isinstance(stage, StageRecord) else []
 
 
 def _of(kind: type[StageT], stages: Sequence[Indexed]) -> list[tuple[int, StageT]]:

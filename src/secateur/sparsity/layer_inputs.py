@@ -10,27 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checkpoint.families import FAMILIES
-from secateur.errors import DataError, StructureError
+from secateur.errors import DataError, StructureError, problem_list
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
+from secateur.sparsity.evidence import Visit
 from secateur.sparsity.hessian import InputSquares
 
-__all__ = ["InputSource", "LayerInputs", "Visit", "inputs_by_layer"]
+__all__ = ["InputSource", "LayerInputs", "inputs_by_layer", "require_varied_inputs"]
 
-Visit = Callable[[Projection, Tensor, Tensor], None]
 _Statistics = TypeVar("_Statistics", bound=InputSquares)
 
 
 class InputSource(Protocol):
-    """Whatever can show what matrices read: `LayerInputs`, or a training run's evidence."""
+    """Whatever can show what matrices read: `LayerInputs`, or any `Evidence`."""
 
     def inputs(self, visit: Visit, wanted: Collection[str] | None = None) -> None:
-        """Runs the model over the calibration batches.
-
-        Args:
-            visit: Called with a projection, x [tokens, K] that it reads, and [tokens] bool, True for real
-                tokens.
-            wanted: Names of the projections to visit; None visits all.
-        """
+        """See `Evidence.inputs`."""
 
 
 def inputs_by_layer(
@@ -47,10 +41,10 @@ def inputs_by_layer(
         make: `InputSquares` or `InputMoments`: name and width to empty statistics.
 
     Yields:
-        Query, key and value together, or one projection; and statistics that have been checked.
+        Query, key and value together, or one projection; and statistics of at least one token.
 
     Raises:
-        DataError: Inputs are not finite, or always the same; names the layer.
+        DataError: There are no tokens, or inputs are not finite; names the layer.
     """
     for block in blocks:
         for group in ((block.q, block.k, block.v), (block.attn_out,), (block.ffn_in,), (block.ffn_out,)):
@@ -70,6 +64,45 @@ def inputs_by_layer(
             source.inputs(visit, {first.name})
             statistics.check()
             yield group, statistics
+
+
+def require_varied_inputs(model: nn.Module, source: InputSource) -> None:
+    """Checks that calibration texts reach every matrix of a model, and that what reaches it varies.
+
+    For a model before anything is pruned: behind a matrix that is pruned away inputs are always the same.
+
+    Args:
+        model: A live model of a supported family.
+        source: Runs it.
+
+    Raises:
+        DataError: An input is NaN or infinite, always the same, or there is none; names the layers.
+    """
+    found: dict[str, InputSquares] = {}
+
+    def visit(projection: Projection, x: Tensor, real: Tensor) -> None:
+        name = projection.name
+        if name not in found:
+            found[name] = InputSquares(name, projection.in_features)
+        found[name].add_(x, real)
+
+    groups = [(block.q, block.attn_out, block.ffn_in, block.ffn_out) for block in find_blocks(model)]
+    source.inputs(visit, {projection.name for group in groups for projection in group})
+    for one in found.values():
+        one.check()
+    same = [
+        f"the input of {name} is the same for all {one.tokens} tokens"
+        for name, one in found.items()
+        if not one.varies
+    ]
+    if same:
+        raise DataError(
+            problem_list(
+                "These calibration texts teach nothing: check that the model and the texts are what you "
+                "meant, or give more texts",
+                same,
+            )
+        )
 
 
 class LayerInputs:
@@ -101,7 +134,7 @@ class LayerInputs:
         self._depth = 0
 
     def inputs(self, visit: Visit, wanted: Collection[str] | None = None) -> None:
-        """Shows what matrices read; see `InputSource.inputs`.
+        """Shows what matrices read; see `Evidence.inputs`.
 
         Raises:
             StructureError: A name in `wanted` is no projection of the model.

@@ -1,4 +1,4 @@
-"""Masks: patterns, the choice of what to keep, and the parametrization that holds a mask in a live model.
+"""Masks: the parametrization that holds one in a live model.
 
 A mask is bool, True = keep, shaped like the weight it belongs to. A masked `nn.Linear` computes with
 `weight * mask`; its state dict keeps the plain names `weight` (the effective weight) and `weight_mask`, so a
@@ -8,20 +8,17 @@ saved model loads into an unmasked one with no key missing, and a resumed run co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.errors import RecipeError, StructureError
+from secateur.errors import StructureError
 
 __all__ = [
     "MaskParametrization",
-    "Pattern",
     "attach_mask_",
-    "choose_masks",
     "find_mask",
     "remove_mask_",
     "set_weight_",
@@ -32,105 +29,6 @@ __all__ = [
 
 _WEIGHT = "weight"
 _ORIGINAL = "parametrizations.weight.original"
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """The shape of what is kept or removed together.
-
-    Attributes:
-        name: `unstructured` or `block4`.
-        block_size: Neighbouring weights along K that share one mask bit: 1 or 4.
-    """
-
-    name: str
-    block_size: int
-
-    @classmethod
-    def parse(cls, name: str) -> Pattern:
-        """Returns the pattern of this name.
-
-        Args:
-            name: `unstructured` or `block4`.
-
-        Raises:
-            RecipeError: The name is not known.
-        """
-        if name not in _PATTERNS:
-            raise RecipeError(f"The pattern {name!r} is not known; allowed: {', '.join(_PATTERNS)}.")
-        return cls(name, _PATTERNS[name])
-
-    def block_scores(self, scores: Tensor) -> Tensor:
-        """Sums the scores of each block.
-
-        Args:
-            scores: [N, K] float32, one per weight; K divides by the block size.
-
-        Returns:
-            [N, K / block_size] float32.
-        """
-        if self.block_size == 1:
-            return scores
-        return scores.unflatten(-1, (-1, self.block_size)).sum(-1)
-
-    def expand(self, blocks: Tensor) -> Tensor:
-        """Repeats each block's bit over its weights.
-
-        Args:
-            blocks: [N, K / block_size] bool.
-
-        Returns:
-            [N, K] bool.
-        """
-        return blocks if self.block_size == 1 else blocks.repeat_interleave(self.block_size, dim=-1)
-
-    def check(self, name: str, in_features: int) -> None:
-        """Raises StructureError where a matrix's width does not divide into blocks."""
-        if in_features % self.block_size:
-            raise StructureError(
-                f"{name} has {in_features} inputs, which do not divide into blocks of {self.block_size}; "
-                "use the pattern 'unstructured' for this model."
-            )
-
-
-_PATTERNS = {"unstructured": 1, "block4": 4}
-
-
-def choose_masks(scores: Sequence[Tensor], pattern: Pattern, sparsity: float) -> list[Tensor]:
-    """Keeps the best blocks over all matrices together (global ranking).
-
-    Exactly `round(sparsity * blocks)` blocks go, the lowest scores first; of equal scores the earlier goes
-    (matrices in the given order, then row-major), so the choice is the same on every machine.
-
-    Args:
-        scores: One [N_i, K_i] float32 per matrix, larger = keep.
-        pattern: What is removed together.
-        sparsity: Fraction of blocks to remove, 0-1.
-
-    Returns:
-        One [N_i, K_i] bool per matrix, True = keep.
-    """
-    blocks = [pattern.block_scores(score) for score in scores]
-    flat = torch.cat([block.flatten() for block in blocks])
-    if not torch.isfinite(flat).all():
-        raise StructureError(
-            "The pruning scores are not finite: the weights have diverged; lower the learning rate."
-        )
-    remove = round(sparsity * flat.numel())
-    keep = torch.ones_like(flat, dtype=torch.bool)
-    if remove > 0:
-        threshold = torch.kthvalue(flat, remove).values
-        below = flat < threshold
-        keep[below] = False
-        ties = (flat == threshold).nonzero().flatten()
-        keep[ties[: remove - int(below.sum())]] = False
-    masks = []
-    start = 0
-    for block in blocks:
-        part = keep[start : start + block.numel()].view_as(block)
-        masks.append(pattern.expand(part))
-        start += block.numel()
-    return masks
 
 
 class MaskParametrization(nn.Module):  # type: ignore[misc]

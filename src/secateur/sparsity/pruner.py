@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import StructureError
+from secateur.errors import RecipeError, StructureError
 from secateur.modeling.structure import Projection, find_projections
+from secateur.pattern import Pattern
+from secateur.sparsity.choice import RANKINGS, choose_masks
+from secateur.sparsity.evidence import Evidence
 from secateur.sparsity.mask import (
     MaskParametrization,
-    Pattern,
     attach_mask_,
-    choose_masks,
     find_mask,
     remove_mask_,
     unquantized_weight,
 )
 
-__all__ = ["Pruner"]
+__all__ = ["Pruner", "Ranking"]
+
+Ranking = Literal["global", "matrix", "row"]
 
 
-class Pruner(ABC):
-    """Removes weights from the six linear layers of every encoder layer, ranked over all of them together.
+class Pruner:
+    """Removes weights from the six linear layers of every encoder layer.
 
-    A method overrides `score`. Removed weights stay removed unless a method revives them.
+    A method overrides one function: `score` where a matrix is judged by its weights alone, `scores` where it
+    needs evidence, `step_` where it also changes weights that stay. Its options are keyword arguments of its
+    own. Removed weights stay removed unless a method revives them.
 
     Args:
         pattern: What is removed together.
+        ranking: `global` ranks over all matrices together, `matrix` takes as much from each, `row` from each
+            of its rows.
+
+    Attributes:
+        needs: What `step_` asks of its evidence: `gradients` (and the held-out loss), `inputs`.
     """
 
-    def __init__(self, pattern: Pattern) -> None:
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, pattern: Pattern, *, ranking: Ranking = "global") -> None:
+        if ranking not in RANKINGS:
+            raise RecipeError(f"The ranking {ranking!r} is not known; allowed: {', '.join(RANKINGS)}.")
         self.pattern = pattern
+        self.ranking: Ranking = ranking
         self._projections: list[Projection] = []
         self._masks: list[MaskParametrization] = []
 
@@ -49,20 +63,50 @@ class Pruner(ABC):
         """
         self._projections = list(find_projections(model))
         for projection in self._projections:
-            self.pattern.check(projection.name, projection.in_features)
+            self.pattern.check(projection.name, projection.in_features, projection.linear.out_features)
         linears = [projection.linear for projection in self._projections]
         self._masks = [find_mask(linear) or attach_mask_(linear) for linear in linears]
 
-    @abstractmethod
     def score(self, param: Tensor) -> Tensor:
-        """Says how much each weight matters.
+        """Says how much each weight of a matrix matters, by the weights alone.
 
         Args:
             param: [N, K] float32, the masked weight.
 
         Returns:
             [N, K] float32, larger = keep; 0 for weights that are gone already.
+
+        Raises:
+            StructureError: The method needs evidence: it has `scores` instead.
         """
+        raise StructureError(
+            f"{type(self).__name__} does not judge a matrix by its weights alone: call step_."
+        )
+
+    def scores(self, evidence: Evidence | None) -> list[Tensor]:
+        """Says how much each weight of every matrix matters.
+
+        Args:
+            evidence: What `needs` asks for; None where it asks for nothing.
+
+        Returns:
+            One [N, K] float32 per matrix, larger = keep; what is gone already goes first, whatever it has.
+        """
+        return [self.score(weight) for weight in self.weights()]
+
+    def check_rows(self, rows: int) -> None:
+        """Checks before a run that it has rows enough for what `step_` will ask.
+
+        Args:
+            rows: Training rows.
+
+        Raises:
+            DataError: It has not.
+        """
+
+    def notes(self) -> dict[str, float]:
+        """Returns what the last step chose or measured itself, by name, to be logged and recorded."""
+        return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns what the method itself learns, as groups for an optimizer.
@@ -75,19 +119,44 @@ class Pruner(ABC):
         """
         return []
 
-    def step_(self, sparsity: float) -> None:
+    def step_(self, sparsity: float, evidence: Evidence | None = None) -> None:
         """Chooses the masks anew.
 
         Args:
-            sparsity: Fraction of blocks to remove over all matrices, 0-1.
+            sparsity: Fraction of blocks to remove, 0-1: over all matrices, or of each, by `ranking`.
+            evidence: Where the method `needs` any.
+
+        Raises:
+            StructureError: No masks are attached, evidence is missing, or scores are not finite.
         """
         self._require_attached()
-        weights = [unquantized_weight(projection.linear) for projection in self._projections]
+        self._require_evidence(evidence)
         with torch.no_grad():
-            chosen = choose_masks([self.score(weight) for weight in weights], self.pattern, sparsity)
+            self.set_masks_(self.choose(self.scores(evidence), sparsity))
+
+    def choose(self, scores: list[Tensor], sparsity: float) -> list[Tensor]:
+        """Returns one [N, K] bool mask per matrix: the best blocks by `ranking`; what is gone stays gone."""
+        return choose_masks(scores, self.pattern, sparsity, self.ranking, self.masks())
+
+    def set_masks_(self, chosen: list[Tensor]) -> None:
+        """Puts new masks in place, one [N, K] bool per matrix, and the zeros into the weights."""
+        with torch.no_grad():
             for mask, new in zip(self._masks, chosen, strict=True):
                 mask.mask.copy_(new)
         self.enforce_()
+
+    def weights(self) -> list[Tensor]:
+        """Returns the masked weight of every matrix, [N, K] float32, detached."""
+        return [unquantized_weight(projection.linear) for projection in self._projections]
+
+    @property
+    def projections(self) -> list[Projection]:
+        """What is pruned, in the order of scores, masks and evidence."""
+        return self._projections
+
+    def masks(self) -> list[Tensor]:
+        """Returns the mask of every matrix, [N, K] bool, True = keep."""
+        return [mask.mask for mask in self._masks]
 
     def enforce_(self) -> None:
         """Writes the zeros into the weights behind the masks, so that nothing hidden survives there."""
@@ -119,6 +188,13 @@ class Pruner(ABC):
             # Odd multipliers that overflow on purpose: a plain count would not see a kept weight that moved.
             sums.append((mask.mask.flatten() * (places * 0x9E3779B97F4A7C1 | 1) >> 8).sum())
         return torch.stack(sums)
+
+    def _require_evidence(self, evidence: Evidence | None) -> None:
+        if self.needs and evidence is None:
+            raise StructureError(
+                f"{type(self).__name__} learns from {' and '.join(sorted(self.needs))}: give step_ its "
+                "evidence (in a loop of your own, give callback.attach_ batches)."
+            )
 
     def _require_attached(self) -> None:
         if not self._masks:

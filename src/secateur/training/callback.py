@@ -20,12 +20,11 @@ from secateur.quantization.qat import find_embeddings
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import (
     DistillationStage,
-    PruningStage,
     QuantizationStage,
     Recipe,
     load_recipe,
 )
-from secateur.sparsity import PRUNERS, Pattern, Pruner, sparsity_of
+from secateur.sparsity import Pruner, sparsity_of
 from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
@@ -33,12 +32,13 @@ from secateur.training.conditions import (
     check_teacher,
     note_run,
     processes,
-    require_equal_masks,
     seed_length_groups_,
 )
 from secateur.training.connection import count_items_, group_own_parameters_
+from secateur.training.evidence import Batches
 from secateur.training.freezing import Freezer
 from secateur.training.learning_rate import steer_
+from secateur.training.pruning import StagePruners
 from secateur.training.quantization_stage import attach_stage_
 
 __all__ = ["CompressionCallback"]
@@ -75,8 +75,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, recipe: Recipe | str, teacher: nn.Module | None = None) -> None:
         self.recipe = load_recipe(recipe)
-        self.pruner: Pruner | None = None  # the one of the current or next pruning stage
-        self._pruners: list[Pruner] = []
+        self._pruning = StagePruners(self.recipe)
         self._quantization = self.recipe.stage(QuantizationStage)
         hidden = max((stage.hidden for stage in self.recipe.stages_of(DistillationStage)), default=0.0)
         self._hook = StudentHook(0.0, 1.0, teacher, hidden)
@@ -92,7 +91,15 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
 
     # --- a loop of your own ----------------------------------------
 
-    def attach_(self, model: nn.Module, *, steps_per_epoch: int, total_steps: int) -> None:
+    def attach_(
+        self,
+        model: nn.Module,
+        *,
+        steps_per_epoch: int,
+        total_steps: int,
+        batches: Batches | None = None,
+        seed: int = 0,
+    ) -> None:
         """Attaches everything to a model that a loop of your own will train.
 
         The learning rate is the loop's; `learning_rate_scheduler(optimizer, callback.plan)` follows the
@@ -103,14 +110,23 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             model: A model of a supported family, with any of the heads in `secateur.distillation`.
             steps_per_epoch: Optimizer steps an epoch.
             total_steps: Optimizer steps of the run.
+            batches: Called for one pass over the rows by methods that learn from gradients or inputs: yields
+                batches, shuffled by the global random numbers, which are seeded before and put back after.
+            seed: Seeds what those methods draw.
 
         Raises:
-            RecipeError: The run is shorter than the recipe.
+            RecipeError: The run is shorter than the recipe, or a method lacks its batches.
             UnsupportedError: The model's family is not supported.
         """
         self._attach_to_(model)
         self._begin_(steps_per_epoch, total_steps, processes() > 1)
+        self._pruning.take_batches_(batches, seed)
         self._advance(0)
+
+    @property
+    def pruner(self) -> Pruner | None:
+        """The pruner of the current or next pruning stage."""
+        return self._pruning.current
 
     @property
     def plan(self) -> StepPlan:
@@ -130,7 +146,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         Args:
             optimizer: An optimizer over the model's parameters.
         """
-        groups = self._own_groups()
+        groups = self._pruning.parameter_groups()
         own = {id(parameter) for group in groups for parameter in group["params"]}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
@@ -174,10 +190,12 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             freeze_observers_(self._model)
 
     def status(self) -> dict[str, float]:
-        """Returns what there is to log: `sparsity`, and `quantized` and `ranges_frozen` as 0 or 1."""
-        values: dict[str, float] = {}
-        if self.pruner is not None:
-            values["sparsity"] = round(self.pruner.sparsity, 6)
+        """Returns what there is to log.
+
+        `sparsity` and what the pruning method notes of its last step, as `damp`; `quantized` and
+        `ranges_frozen` as 0 or 1.
+        """
+        values = self._pruning.status()
         if self._quantization is not None:
             quantizers = find_quantizers(self._model).values()
             values["quantized"] = float(self._quantizing)
@@ -252,8 +270,10 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             steer_(lr_scheduler, self.plan)
         self._check_groups(optimizer)
         check_checkpoint(self._witness, self.recipe, steps_per_epoch, state, optimizer)
-        note_run(self.recipe, steps_per_epoch, state, args.world_size)
-        seed_length_groups_(train_dataloader, args.seed if args.data_seed is None else args.data_seed)
+        self._pruning.record = note_run(self.recipe, steps_per_epoch, state, args.world_size)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        seed_length_groups_(train_dataloader, seed)
+        self._pruning.take_rows_(train_dataloader, seed)
         if state.global_step == 0:
             self._advance(0)
         else:
@@ -308,10 +328,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         blocks = find_blocks(model)
         self._model = model
         self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
-        for stage in self.recipe.stages_of(PruningStage):
-            self._pruners.append(PRUNERS[stage.method](Pattern.parse(stage.pattern)))
-            self._pruners[-1].attach_(model)
-        self.pruner = self._pruners[0] if self._pruners else None
+        self._pruning.attach_(model)
         if self._quantization is not None:
             attach_stage_(model, self._quantization)
         if self.recipe.training.freeze_embeddings:
@@ -348,9 +365,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         """Does what is due once `step` optimizer steps are done; after resuming, without what was saved."""
         now = self.plan.at(step)
         if now.update is not None and not resumed:
-            self.pruner = self._pruners[now.update.position]
-            self.pruner.step_(now.sparsity)
-            require_equal_masks(self.pruner)
+            self._pruning.step_(now.update, step, now.sparsity)
         self._quantize_next = now.quantizing
         if step == self.plan.freeze_step and not resumed:
             freeze_observers_(self._model)
@@ -367,11 +382,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         if (state.global_step if step is None else step) < self._goal:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
-    def _own_groups(self) -> list[dict[str, Any]]:
-        return [group for pruner in self._pruners for group in pruner.parameter_groups()]
-
     def _check_groups(self, optimizer: Any) -> None:
-        own = {id(parameter) for group in self._own_groups() for parameter in group["params"]}
+        own = {id(parameter) for group in self._pruning.parameter_groups() for parameter in group["params"]}
         for group in () if optimizer is None else optimizer.param_groups:
             members = {id(parameter) for parameter in group["params"]}
             if members & own and members - own:

@@ -155,7 +155,7 @@ def last_checkpoint(folder: str | Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def note_run(recipe: Recipe, steps_per_epoch: int, state: Any, processes: int = 1) -> None:
+def note_run(recipe: Recipe, steps_per_epoch: int, state: Any, processes: int = 1) -> list[dict[str, float]]:
     """Notes in a Trainer's state, and so in its checkpoints, what the run is.
 
     Args:
@@ -163,9 +163,15 @@ def note_run(recipe: Recipe, steps_per_epoch: int, state: Any, processes: int = 
         steps_per_epoch: Optimizer steps an epoch.
         state: TrainerState.
         processes: How many train together.
+
+    Returns:
+        The list of what pruning chose so far, a part of the state: what is appended is saved with it.
     """
-    attributes = _described(recipe, steps_per_epoch, state) | {"processes": processes}
+    noted = (state.stateful_callbacks or {}).get(_KEY, {}).get("attributes", {})
+    pruning: list[dict[str, float]] = list(noted.get("pruning", [])) if state.global_step else []
+    attributes = _described(recipe, steps_per_epoch, state) | {"processes": processes, "pruning": pruning}
     state.stateful_callbacks[_KEY] = {"args": {}, "attributes": attributes}
+    return pruning
 
 
 def check_checkpoint(
