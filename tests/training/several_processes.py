@@ -1,6 +1,6 @@
 """What test_two_processes.py runs, alone or under torchrun: trains a tiny model, writes what each has.
 
-python several_processes.py trainer|loop OUT ROWS_OF_A_PROCESS
+python several_processes.py trainer|loop|obert OUT ROWS_OF_A_PROCESS
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ STAGES = (
     {"type": "distillation", "hardness": 0.9, "temperature": 2.0, "hidden": 0.5},
     {"type": "quantization", "start_epoch": 1, "freeze_epoch": 1.75},
 )
+OBERT = {"method": "obert", "num_grads": 11, "fisher_block_size": 16, "damp": "auto", "recomputations": 2}
 
 
 def main(way: str, out: Path, batch_size: int) -> None:
     torch.set_num_threads(1)
     model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     # SGD: Adam makes steps of full size of gradients that are nothing but rounding, as those of key biases.
-    callback = CompressionCallback(recipe(*STAGES, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
+    stages = ({**STAGES[0], **OBERT}, *STAGES[1:]) if way == "obert" else STAGES
+    callback = CompressionCallback(recipe(*stages, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
     if way == "trainer":
         trainer(
             out,
@@ -45,7 +47,12 @@ def main(way: str, out: Path, batch_size: int) -> None:
     else:
         accelerator = Accelerator(cpu=True)
         loader = accelerator.prepare(DataLoader(rows(64), batch_size, collate_fn=Padder(0)))
-        callback.attach_(model, steps_per_epoch=len(loader), total_steps=2 * len(loader))
+        callback.attach_(
+            model,
+            steps_per_epoch=len(loader),
+            total_steps=2 * len(loader),
+            batches=lambda: DataLoader(rows(64), 8, shuffle=True, collate_fn=Padder(0)),
+        )
         optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
         wrapped = accelerator.prepare(model).train()
         step = 0

@@ -25,7 +25,7 @@ def run(*arguments: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", ["trainer", "loop"])
+@pytest.mark.parametrize("way", ["trainer", "loop", "obert"])
 def test_two_processes_give_what_one_gives(tmp_path: Path, way: str) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir()
