@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_run import SPLITS
 from tiny_training import (
     DISTILLATION,
     QUANTIZATION,
@@ -21,12 +22,13 @@ from tiny_training import (
 from torch import nn
 from transformers import BertForSequenceClassification, BertModel
 
+from secateur.checkpoint import read_checkpoint
 from secateur.data import Splits
 from secateur.errors import RecipeError
 from secateur.modeling import find_projections
 from secateur.recipe import BUILTIN_RECIPES, load_recipe
 from secateur.sparsity import find_mask, sparsity_of
-from secateur.training import CompressionCallback, fine_tune, last_checkpoint
+from secateur.training import CompressionCallback, compress, fine_tune, last_checkpoint
 
 STAGES: dict[str, dict[str, Any]] = {
     "movement": {"method": "movement"},
@@ -265,3 +267,16 @@ def test_recipes_of_the_package_run(tmp_path: Path, name: str) -> None:
     assert callback.status()["sparsity"] == pytest.approx(0.8, abs=2e-3)
     assert callback.status()["quantized"] == callback.status()["ranges_frozen"] == 1.0
     assert sparsity_of(linears(model)) == pytest.approx(0.8, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["soft-movement", "lottery-ticket", "with-all"])
+def test_compress_estimates_and_runs(
+    classifier_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = recipe({**pruning(name), "start_epoch": 0.5}, DISTILLATION)
+    done = compress(classifier_folder, SPLITS, read, tmp_path / "out", seed=1)
+    assert "minutes" in capsys.readouterr().err.lower()
+    saved = read_checkpoint(done.folder).quantization
+    assert done.metrics["sparsity"] == pytest.approx(saved.sparsity, abs=1e-4)
+    if name != "with-all":  # whose share of the encoder the ranking finds
+        assert saved.sparsity == pytest.approx(0.6, abs=2e-3)

@@ -100,6 +100,7 @@ def estimate(
         callback.attach_(
             stopwatch.network, steps_per_epoch=plan.steps_per_epoch, total_steps=plan.total_steps
         )
+        callback.group_parameters_(stopwatch.optimizer)
         if not live_teacher:
             stopwatch.precompute_(teacher)
         floating = stopwatch.step()
@@ -136,7 +137,7 @@ class _Stopwatch:
             else nullcontext()
         )
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
         order = features.by_length()
         self._batches = []
         for part in range(_ROUNDS):
@@ -186,8 +187,8 @@ class _Stopwatch:
             loss = self.network(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def _moved(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: tensor.to(self.network.device) for name, tensor in batch.items()}
