@@ -12,10 +12,11 @@ from tiny_training import DISTILLATION, PRUNING, recipe, rows, tiny_model, train
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
+from secateur.data import Splits
 from secateur.errors import DataError, RecipeError
 from secateur.modeling import find_projections
 from secateur.sparsity import sparsity_of
-from secateur.training import CompressionCallback
+from secateur.training import CompressionCallback, compress
 from secateur.training.encoding import Padder
 
 OBERT = {**PRUNING, "method": "obert", "num_grads": 12, "fisher_block_size": 16, "damp": "auto"}
@@ -122,3 +123,15 @@ def test_a_loop_of_ones_own_gives_its_batches() -> None:
 def test_a_loop_without_batches_is_told_to_give_some() -> None:
     with pytest.raises(RecipeError, match="'obert' learns from gradients: give attach_ its batches"):
         loop(None)
+
+
+def test_compress_estimates_such_a_run_and_keeps_its_record(
+    classifier_folder: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    made = recipe({**OBERT, "update_every": 0.5}, DISTILLATION, batch_size=32)
+    done = compress(classifier_folder, tiny_splits, made, tmp_path / "out", progress=True)
+    record = done.metrics["pruning"]
+    assert record[-1]["sparsity"] == pytest.approx(0.75, abs=1e-3)
+    assert record[-1]["damp"] > 0
+    kept = json.loads((done.folder / "metrics.json").read_text())
+    assert kept["pruning"] == record
