@@ -144,7 +144,7 @@ def _pruned(checkpoint: Checkpoint) -> dict[str, Any]:
 def _runs_as(pruned: Mapping[str, Any], stored: str) -> str:
     """Says what a pattern without kernels of its own runs as; nothing where it has some."""
     pattern = pruned["pattern"]
-    if pattern in ("dense", stored) or (pattern == "unstructured" and stored == "block4"):
+    if pattern in ("dense", stored):
         return ""
     return (
         f"Pruned as {pattern}, for which the engine has no kernel of its own: it runs as {stored}, the "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secateur.recipe.plan import StepPlan
+from secateur.recipe.pruning_methods import METHODS
 from secateur.recipe.recipe import QuantizationStage
 from secateur.recipe.spans import LearningRateSpan, PruningSpan
 from secateur.recipe.stages import DistillationStage, LockStage
-from secateur.recipe.times import shown
 
 __all__ = ["Event", "time_line_table", "timeline"]
 
@@ -189,9 +189,18 @@ def _updates(span: PruningSpan) -> str:
         what += f" of {', '.join(stage.targets)}"
     if stage.biases:
         what += " with biases"
+    defaults = METHODS[stage.method]()
+    own = [
+        f"{key} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}"
+        for key, value in stage.options
+        if value != getattr(defaults, key)
+    ]
+    several = "s" if count > 1 else ""
     if not isinstance(stage.schedule, str):
-        return f"{what}, {count} step{'s' if count > 1 else ''}"
-    if count == 1 or stage.update_every is None:
-        return f"{what}, {stage.schedule}, {count} update{'s' if count > 1 else ''}"
-    every = stage.update_every if isinstance(stage.update_every, str) else f"{stage.update_every:.4g} epochs"
-    return f"{what}, {stage.schedule}, {count} updates, one every {shown(every)}"
+        updates = f"{count} step{several}"
+    else:
+        updates = f"{stage.schedule}, {count} update{several}"
+        if count > 1 and stage.update_every is not None:
+            every = stage.update_every
+            updates += f", one every {every if isinstance(every, str) else f'{every:.4g} epochs'}"
+    return ", ".join([what, updates, *own])

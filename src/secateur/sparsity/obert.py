@@ -150,10 +150,12 @@ class ObertPruner(Pruner):
         room = int(self.max_memory_gb * 1e9) - fixed
         largest = max(range(len(needs)), key=needs.__getitem__)
         if needs[largest] > room:
+            few = self.num_grads < self.block_size
+            lower = f"num_grads ({self.num_grads})" if few else f"fisher_block_size ({self.block_size})"
             raise RecipeError(
                 f"oBERT needs {(fixed + needs[largest]) / 1e9:.3g} GB for one matrix at a time "
                 f"({self._projections[largest].name} is the largest), and max_memory_gb is "
-                f"{self.max_memory_gb:g}: raise it, or lower fisher_block_size ({self.block_size})."
+                f"{self.max_memory_gb:g}: raise it, or lower {lower}."
             )
         groups: list[list[int]] = []
         used = room + 1
