@@ -12,7 +12,7 @@ __all__ = ["leave_worst_in_float_"]
 
 
 def leave_worst_in_float_(
-    model: Any, answers: FloatAnswers, floats: FloatWeights, most: float
+    model: Any, answers: FloatAnswers, floats: FloatWeights, most: float, bfloat16: bool
 ) -> dict[str, Any]:
     """Takes the quantizers off the worst matrices and attentions until the loss rises by no more than `most`.
 
@@ -25,6 +25,7 @@ def leave_worst_in_float_(
         answers: Of the float model.
         floats: Weights of the float model.
         most: Bound of the rise of the mean loss, or of the divergence where the texts have no labels.
+        bfloat16: Whether the engine will run what stays float in bfloat16.
 
     Returns:
         For metrics.json: `measure`, `bound`, `order` (every matrix and attention with its divergence alone,
@@ -34,7 +35,7 @@ def leave_worst_in_float_(
     Raises:
         RecipeError: With everything in float but the embeddings the loss still rises by more.
     """
-    switches = Switches(model, floats)
+    switches = Switches(model, floats, bfloat16)
     alone = {}
     for unit in switches.units:
         switches.set_({unit}, rows=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import SecateurError, problem_list
 from secateur.quantization.calibration import CalibrationTexts, Tap, find_taps
 from secateur.quantization.fake_quantize import asymmetric_qparams, fake_quantize, symmetric_scale
 from secateur.quantization.qat import enable_quantizers_
@@ -30,8 +30,8 @@ def learn_ranges_(
     """Sets and freezes every range by what the float model computes on all texts together.
 
     Args:
-        model: A model in eval mode, whose quantizers have histograms of all batches (the observers
-            `percentile` and `mse` with `averaging` 0; for `best` either); they stay switched on.
+        model: A model in eval mode, whose quantizers have the observer `minmax` where that is asked for, else
+            histograms of all batches (`percentile` with `averaging` 0); they stay switched on.
         texts: What it reads.
         observer: Which range is taken, see `PostTraining`.
         percentile: See `PostTraining`.
@@ -41,7 +41,7 @@ def learn_ranges_(
         Module name of every quantizer to the observer that gave its range.
 
     Raises:
-        SecateurError: A tensor was constant, or NaN or infinite; names it.
+        SecateurError: A tensor is NaN or infinite; names it.
     """
     taps = find_taps(model)
     enable_quantizers_(model, False)
@@ -50,36 +50,23 @@ def learn_ranges_(
         taps[place].quantizer.observe_(x)
 
     texts.watch(model, [(tap.linear, tap.side) for tap in taps], observe)
-    _refuse_constants(taps)
-    chosen = {tap.name: str(observer) for tap in taps}
-    if observer == "best":
-        found = _candidates(taps, percentile)
-        errors = _output_errors(model, texts, taps, found, mean_counts)
-        for tap in taps:
-            names = found[tap.name]
-            name = min(names, key=lambda one: errors[tap.name, one])  # the first of equals: minmax
-            chosen[tap.name] = name
-            tap.quantizer.set_range_(*names[name])
+    chosen: dict[str, Named] = {}
+    found = {} if observer == "minmax" else _candidates(taps, percentile)
+    errors = _output_errors(model, texts, taps, found, mean_counts) if observer == "best" else {}
     for tap in taps:
+        if observer == "best":  # the first of equals: minmax
+            chosen[tap.name] = min(found[tap.name], key=partial(_error_of, errors, tap.name))
+        else:
+            chosen[tap.name] = observer
+        if found:
+            tap.quantizer.set_range_(*found[tap.name][chosen[tap.name]])
         tap.quantizer.freeze_()
     enable_quantizers_(model)
-    return chosen
+    return dict(chosen)
 
 
-def _refuse_constants(taps: Sequence[Tap]) -> None:
-    constant = [
-        f"{tap.quantizer.tensor} is {tap.quantizer.low.item():g} everywhere"
-        for tap in taps
-        if _extremes(tap)[0] == _extremes(tap)[1]
-    ]
-    if constant:
-        raise SecateurError(
-            problem_list(
-                "The calibration texts do not tell what range a tensor needs (check that model and texts are "
-                "what you meant)",
-                constant,
-            )
-        )
+def _error_of(errors: Mapping[tuple[str, str], float], tensor: str, observer: str) -> float:
+    return errors[tensor, observer]
 
 
 def _extremes(tap: Tap) -> Ends:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
 from secateur.quantization.attention import AttentionQuantizer
@@ -40,15 +41,18 @@ class Switches:
     Args:
         model: A model with quantizers; all its int8 units are on.
         floats: From before its weights were rounded and its biases corrected.
+        rounds: Whether the engine will run a float matrix in bfloat16, which rounds the weight and what it
+            multiplies; so does the model then, until `release_`, which leaves the rounded weight behind.
 
     Attributes:
         units: Names of what can be switched: projections, and attentions as `<layer>.attention`, in the order
             of the layers.
     """
 
-    def __init__(self, model: nn.Module, floats: FloatWeights) -> None:
+    def __init__(self, model: nn.Module, floats: FloatWeights, rounds: bool) -> None:
         self._model = model
         self._floats = floats
+        self._rounds = rounds
         self._projections: dict[str, Projection] = {}
         self._attentions: dict[str, tuple[EncoderBlock, AttentionQuantizer]] = {}
         for block in find_blocks(model):
@@ -70,7 +74,7 @@ class Switches:
             rows: Whether looked-up embeddings are quantized.
         """
         enable_quantizers_(self._model, rows)
-        sources = {}
+        sources: dict[int, tuple[Any, list[str]]] = {}
         for name, projection in self._projections.items():
             linear, forward = projection.linear, self._forwards[name]
             if (name in int8) != (name in self._on):
@@ -80,6 +84,9 @@ class Switches:
                 else:
                     del linear.forward
                     weight, bias = self._floats.of(projection)
+                    if self._rounds:
+                        linear.forward = _BfloatForward(linear)
+                        weight = weight.bfloat16()
                 set_weight_(linear, weight)
                 if bias is not None:
                     linear.bias.data.copy_(bias)
@@ -96,12 +103,16 @@ class Switches:
     def release_(self, int8: Collection[str]) -> None:
         """Lets these units compute in int8, and takes the quantizers off all others for good.
 
+        Weights that the engine will run in bfloat16 stay rounded; what they multiply no longer is, as where a
+        checkpoint is loaded in PyTorch.
+
         Args:
             int8: Some of `units`.
         """
         self.set_(int8)
         for name in set(self._projections) - set(int8):
             quantizer = self._forwards[name].source.quantizer
+            self._projections[name].linear.__dict__.pop("forward", None)
             for module in self._model.modules():
                 if self._forwards[name].source.readers == 0 and quantizer in module.children():
                     del module.input_quantizer
@@ -109,6 +120,16 @@ class Switches:
             if name not in int8:
                 owner = self._model.get_submodule(block.q.name.rpartition(".")[0])
                 AttentionQuantizer.detach_(owner)
+
+
+class _BfloatForward:
+    """Takes the place of `nn.Linear.forward`: the engine's bfloat16 product, summed in float32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.linear = linear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x.bfloat16().float(), self.linear.weight, self.linear.bias)
 
 
 def _weights_of(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:

@@ -99,7 +99,7 @@ def _quantize_(model: nn.Module, texts: CalibrationTexts, settings: PostTraining
     scheme = QuantScheme(
         activations="u8_static" if settings.activations == "static" else "s8_dynamic",
         averaging=0.0,
-        observer="mse" if settings.observer == "best" else settings.observer,
+        observer="minmax" if settings.observer == "minmax" else "percentile",  # which collects a histogram
         percentile=settings.percentile,
     )
     parts = QuantizedParts.everything(find_blocks(model))
@@ -114,7 +114,9 @@ def _quantize_(model: nn.Module, texts: CalibrationTexts, settings: PostTraining
     if answers is not None:
         assert floats is not None
         assert settings.max_loss_increase is not None
-        facts["auto"] = leave_worst_in_float_(model, answers, floats, settings.max_loss_increase)
+        facts["auto"] = leave_worst_in_float_(
+            model, answers, floats, settings.max_loss_increase, settings.float_weights == "bf16"
+        )
     return facts
 
 

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.modeling.structure import EncoderBlock, Projection, find_blocks
-from secateur.quantization.calibration import CalibrationTexts, Side
+from secateur.modeling.structure import EncoderBlock, Projection
+from secateur.quantization.calibration import CalibrationTexts
+from secateur.quantization.survey import survey
 from secateur.sparsity.mask import unquantized_weight
 
 __all__ = ["OUTLIER", "Outliers", "smooth_"]
@@ -70,6 +71,9 @@ def smooth_(model: nn.Module, texts: CalibrationTexts, alpha: float | None) -> l
     Returns:
         The outliers that were there, moved or not, in the order of the layers.
 
+    Raises:
+        SecateurError: A tensor is constant, NaN or infinite; names it. The model is unchanged then.
+
     Source:
         Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
         Models" (arXiv 2211.10438), equation 4; s is rounded to a power of two. They fold s into the layer
@@ -77,41 +81,28 @@ def smooth_(model: nn.Module, texts: CalibrationTexts, alpha: float | None) -> l
         the channel. For query and key, the key stands for the weight: the equalization of Nagel et al.
         (arXiv 1906.04721), equation 11.
     """
-    blocks = find_blocks(model)
     relu = _activation_of(model) == "relu"
-    places: list[tuple[nn.Module, Side]] = []
-    for block in blocks:
-        places += [
-            (block.q.linear, "input"),
-            *((one.linear, "output") for one in (block.q, block.k, block.v)),
-        ]
-        places += [(one.linear, "input") for one in (block.attn_out, block.ffn_in, block.ffn_out)]
-    maxima: dict[int, Tensor] = {}
-
-    def visit(place: int, x: Tensor) -> None:
-        largest = x.float().abs().amax(0)
-        maxima[place] = torch.maximum(maxima[place], largest) if place in maxima else largest
-
-    texts.watch(model, places, visit)
     outliers = []
-    for index, block in enumerate(blocks):
-        found = [maxima[place] for place in range(7 * index, 7 * index + 7)]
-        outliers += _outliers(block, found, relu)
+    for block, tensors in survey(model, texts):
+        movable = {"query", "key", "value", "attn_out", *(("ffn_out",) if relu else ())}
+        for role, one in tensors.items():
+            channels = _outliers(one.maxima)
+            if channels:
+                outliers.append(Outliers(one.tensor, channels, role in movable))
         if alpha is not None:
-            _smooth_block_(block, found, alpha, relu)
+            _smooth_block_(block, {role: one.maxima for role, one in tensors.items()}, alpha, relu)
     return outliers
 
 
-def _smooth_block_(block: EncoderBlock, maxima: list[Tensor], alpha: float, relu: bool) -> None:
-    _, query, key, value, _, _, inner = maxima
-    factors = _factors(query, key, alpha)
+def _smooth_block_(block: EncoderBlock, maxima: dict[str, Tensor], alpha: float, relu: bool) -> None:
+    factors = _factors(maxima["query"], maxima["key"], alpha)
     _scale_rows_(block.q, 1.0 / factors)
     _scale_rows_(block.k, factors)
-    factors = _factors(value, _column_maxima(block.attn_out), alpha)
+    factors = _factors(maxima["value"], _column_maxima(block.attn_out), alpha)
     _scale_rows_(block.v, 1.0 / factors)
     _scale_columns_(block.attn_out, factors)
     if relu:
-        factors = _factors(inner, _column_maxima(block.ffn_out), alpha)
+        factors = _factors(maxima["ffn_out"], _column_maxima(block.ffn_out), alpha)
         _scale_rows_(block.ffn_in, 1.0 / factors)
         _scale_columns_(block.ffn_out, factors)
 
@@ -134,24 +125,11 @@ def _factors(activation: Tensor, weight: Tensor, alpha: float) -> Tensor:
     return torch.exp2(exponents.round().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT))
 
 
-def _outliers(block: EncoderBlock, maxima: list[Tensor], relu: bool) -> list[Outliers]:
-    attention = f"{block.prefix}.attention"
-    tensors = [
-        (f"the input of {attention}", False),
-        (f"{attention}.query's output", True),
-        (f"{attention}.key's output", True),
-        (f"{attention}.value's output", True),
-        (f"the input of {block.attn_out.name}", True),
-        (f"the input of {block.ffn_in.name}", False),
-        (f"the input of {block.ffn_out.name}", relu),
-    ]
-    result = []
-    for (tensor, movable), largest in zip(tensors, maxima, strict=True):
-        times = largest / largest.median().clamp(min=torch.finfo(torch.float32).tiny)
-        channels = (times > OUTLIER).nonzero().flatten().tolist()
-        if channels:
-            result.append(Outliers(tensor, {one: round(float(times[one]), 1) for one in channels}, movable))
-    return result
+def _outliers(maxima: Tensor) -> dict[int, float]:
+    """Returns the channels that stand out, and how many times the median they are."""
+    times = maxima / maxima.median().clamp(min=torch.finfo(torch.float32).tiny)
+    channels = (times > OUTLIER).nonzero().flatten().tolist()
+    return {channel: round(float(times[channel]), 1) for channel in channels}
 
 
 def _column_maxima(projection: Projection) -> Tensor:
