@@ -24,6 +24,7 @@ from transformers import BertForSequenceClassification, BertModel
 from secateur.data import Splits
 from secateur.errors import RecipeError
 from secateur.modeling import find_projections
+from secateur.recipe import BUILTIN_RECIPES, load_recipe
 from secateur.sparsity import find_mask, sparsity_of
 from secateur.training import CompressionCallback, fine_tune, last_checkpoint
 
@@ -248,3 +249,19 @@ def test_fine_tuning_keeps_the_zeros_of_a_sparse_encoder(tmp_path: Path) -> None
     for linear, old in zip(linears(tuned), linears(model), strict=True):
         assert torch.equal(linear.weight == 0, old.weight == 0)
         assert not torch.equal(linear.weight, old.weight)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILTIN_RECIPES if name != "balanced"])
+def test_recipes_of_the_package_run(tmp_path: Path, name: str) -> None:
+    read = load_recipe(name)
+    few = {"num_grads": 2}  # there are few rows
+    stages = [stage.model_dump() for stage in read.stages]
+    stages = [{**stage, **few} if "num_grads" in stage else stage for stage in stages]
+    callback = CompressionCallback(recipe(*stages, epochs=12), tiny_model(1))
+    model = tiny_model()
+    made = trainer(tmp_path, model, callback, num_train_epochs=12)
+    callback.connect_(made)
+    made.train()
+    assert callback.status()["sparsity"] == pytest.approx(0.8, abs=2e-3)
+    assert callback.status()["quantized"] == callback.status()["ranges_frozen"] == 1.0
+    assert sparsity_of(linears(model)) == pytest.approx(0.8, abs=2e-3)
