@@ -16,6 +16,7 @@ from secateur.pattern import Pattern
 from secateur.sparsity.choice import choose_masks
 from secateur.sparsity.evidence import Evidence
 from secateur.sparsity.fisher import BlockLayout, FisherBlocks, bytes_needed
+from secateur.sparsity.mask import unmasked_weight
 from secateur.sparsity.pruner import Pruner, Ranking
 
 __all__ = ["ObertPruner", "block_size_of"]
@@ -253,9 +254,9 @@ class ObertPruner(Pruner):
 
     def _put_(self, weights: dict[int, Tensor], masks: dict[int, Tensor]) -> None:
         with torch.no_grad():
-            for index, projection in enumerate(self._projections):
-                projection.linear.parametrizations["weight"].original.copy_(weights[index])
-                self._masks[index].mask.copy_(masks[index])
+            for index, (projection, mask) in enumerate(zip(self._projections, self._masks, strict=True)):
+                unmasked_weight(projection.linear).copy_(weights[index])
+                mask.mask.copy_(masks[index])
 
     def _damps(self, evidence: Evidence, draw: int) -> list[float]:
         """Returns what `auto` tries, the largest first."""

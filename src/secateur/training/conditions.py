@@ -26,6 +26,7 @@ __all__ = [
     "last_checkpoint",
     "note_run",
     "processes",
+    "pruning_record",
     "require_equal_masks",
     "seed_length_groups_",
 ]
@@ -167,11 +168,20 @@ def note_run(recipe: Recipe, steps_per_epoch: int, state: Any, processes: int = 
     Returns:
         The list of what pruning chose so far, a part of the state: what is appended is saved with it.
     """
-    noted = (state.stateful_callbacks or {}).get(_KEY, {}).get("attributes", {})
-    pruning: list[dict[str, float]] = list(noted.get("pruning", [])) if state.global_step else []
+    pruning = pruning_record(state) if state.global_step else []
     attributes = _described(recipe, steps_per_epoch, state) | {"processes": processes, "pruning": pruning}
     state.stateful_callbacks[_KEY] = {"args": {}, "attributes": attributes}
     return pruning
+
+
+def pruning_record(state: Any) -> list[dict[str, float]]:
+    """Returns what the updates of a run chose: `step`, `sparsity`, and what the method noted of itself.
+
+    Args:
+        state: TrainerState, of a run or from one of its checkpoints.
+    """
+    noted = (state.stateful_callbacks or {}).get(_KEY, {}).get("attributes", {})
+    return list(noted.get("pruning", []))
 
 
 def check_checkpoint(

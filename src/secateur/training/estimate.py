@@ -14,6 +14,8 @@ import torch
 
 from secateur.distillation.objectives import objective_of
 from secateur.recipe.plan import StepPlan
+from secateur.recipe.recipe import PruningStage, Recipe
+from secateur.sparsity import PRUNERS
 from secateur.training.arguments import cpu_has_bf16
 from secateur.training.callback import CompressionCallback
 from secateur.training.encoding import Features, Padder
@@ -22,6 +24,7 @@ __all__ = ["Estimate", "estimate"]
 
 _ROUNDS = 3  # batches of short, middling and long features
 _LONG = 2.0  # seconds; a longer step is timed on a quarter of its batch
+_SUMS = 1.5  # an update that learns from gradients, beside the passes that give them
 _FORWARD = 0.35  # of a step's time: about a third, and what an evaluation does beside it
 
 
@@ -93,7 +96,7 @@ def estimate(
         stopwatch = _Stopwatch(network, features, padder, size)
         plain = stopwatch.step() if tuning_steps else 0.0
         teacher = copy.deepcopy(network)
-        callback = CompressionCallback(plan.recipe, teacher)
+        callback = CompressionCallback(_without_evidence(plan.recipe), teacher)
         callback.attach_(
             stopwatch.network, steps_per_epoch=plan.steps_per_epoch, total_steps=plan.total_steps
         )
@@ -108,6 +111,8 @@ def estimate(
     until = plan.total_steps if plan.quantize_step is None else plan.quantize_step
     updates = sum(len(span.updates) for span in plan.pruning)
     seconds = until * floating + (plan.total_steps - until) * quantized + updates * updating
+    passes = sum(len(span.updates) * _passes(span.stage) for span in plan.pruning)
+    seconds += passes * floating * _SUMS
     forward = floating * _FORWARD / size
     return Estimate(
         fine_tuning=tuning_steps * plain * (tuning_batch / size) / 60,
@@ -186,6 +191,25 @@ class _Stopwatch:
 
     def _moved(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: tensor.to(self.network.device) for name, tensor in batch.items()}
+
+
+def _without_evidence(recipe: Recipe) -> Recipe:
+    """Returns a recipe with magnitude for methods that learn from gradients or inputs, which are counted."""
+    values = recipe.model_dump()
+    shared = PruningStage.model_fields
+    values["stages"] = [
+        {**{key: value for key, value in stage.items() if key in shared}, "method": "magnitude"}
+        if stage["type"] == "pruning" and PRUNERS[stage["method"]].needs
+        else stage
+        for stage in values["stages"]
+    ]
+    return Recipe.model_validate(values)
+
+
+def _passes(stage: PruningStage) -> int:
+    """Returns how many gradients an update takes."""
+    options = stage.options
+    return int(getattr(options, "num_grads", 0)) * int(getattr(options, "recomputations", 1))
 
 
 def _update(callback: CompressionCallback) -> None:

@@ -31,7 +31,7 @@ from secateur.training.collation import (
     training_features,
     without_altered_rows,
 )
-from secateur.training.conditions import check_teacher
+from secateur.training.conditions import check_teacher, pruning_record
 from secateur.training.encoding import Features
 from secateur.training.evaluation import embeddings, evaluate, quick_score
 from secateur.training.fine_tuning import FineTuning, check_model_target, fine_tune, save_copy, tuning_steps
@@ -59,7 +59,8 @@ class Compression:
         folder: The checkpoint.
         dense_folder: The dense teacher, where it was fine-tuned on the way and kept.
         metrics: `dense` and `compressed` scores by split (the compressed model with fake quantization on, in
-            PyTorch), `main_metric` among them, `sparsity` achieved, `minutes` and `seed`.
+            PyTorch), `main_metric` among them, `sparsity` achieved, `minutes` and `seed`; `pruning`, what
+            every update chose, where the method has something to say.
     """
 
     folder: Path
@@ -236,7 +237,9 @@ class _Job:
         elif live and teacher is None:
             teacher = load_network(self.model if self.ready else self._dense(), task)
         student = network  # nothing else reads the dense weights from here on
-        self._train(student, teacher, tokenizer, splits, train, recipe, longest)
+        record = self._train(student, teacher, tokenizer, splits, train, recipe, longest)
+        if any(update.keys() - {"step", "sparsity"} for update in record):
+            metrics["pruning"] = record
         metrics["compressed"] = evaluate(student, tokenizer, splits, longest)
         for split, made in embeddings(student, tokenizer, splits, longest).items():
             metrics["dense"][split]["cosine_to_dense"] = 1.0
@@ -255,8 +258,8 @@ class _Job:
         train: Features,
         recipe: Recipe,
         longest: int,
-    ) -> None:
-        """Trains the student by the recipe, in place."""
+    ) -> list[dict[str, float]]:
+        """Trains the student by the recipe, in place; returns what the updates of pruning chose."""
         settings = recipe.training
         padder = padder_for(tokenizer, splits.task, student, train, recipe, self.seed)
         set_seed(self.seed)
@@ -285,6 +288,7 @@ class _Job:
             score = quick_score(student, tokenizer, splits, longest) if self.progress else None
             show_progress_(trainer, "Compressing" if self.progress else None, score)
             self.run.train(trainer)
+        return pruning_record(trainer.state)
 
     def _dense(self) -> Path:
         return self.run.path / "dense"
