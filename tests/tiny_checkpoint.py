@@ -30,7 +30,7 @@ WORDS = [
     *["book", "me", "a", "table", "for", "two", "tonight", "what", "is", "the", "time"],
 ]
 
-Numbers = Literal["int8", "float32", "mixed", "bfloat16"]
+Numbers = Literal["int8", "float32", "mixed", "bfloat16", "dynamic", "mixed inputs"]
 
 QUANTIZATION: dict[Numbers, dict[str, Any]] = {
     "int8": {
@@ -69,28 +69,41 @@ QUANTIZATION["bfloat16"] = QUANTIZATION["float32"] | {
     "weights": "bf16",
     "activations": "bf16",
 }
+QUANTIZATION["dynamic"] = QUANTIZATION["int8"] | {"format_version": 4, "activations": "s8_dynamic"}
+QUANTIZATION["mixed inputs"] = QUANTIZATION["dynamic"] | {"activations": "mixed"}
 
 
 def int8_parts(numbers: Numbers, num_layers: int = 2, family: str = "bert", group: int = 1) -> Int8Parts:
     """Returns what is int8 in a tiny checkpoint.
 
     In a mixed one, layers with an even number have a float query and ffn_out and attend in int8, the others
-    have a float attn_out and ffn_in and attend in float32.
+    have a float attn_out and ffn_in and attend in float32. One with mixed inputs is int8 throughout; the
+    inputs of its attn_out and ffn_in are dynamic in layers with an even number, the others in other layers.
     """
+    everything = [("query", "key", "value", "attn_out", "ffn_in", "ffn_out")] * 2
+    dynamic_roles = {
+        "dynamic": everything,
+        "mixed inputs": [("attn_out", "ffn_in"), ("query", "key", "value", "ffn_out")],
+    }.get(numbers, [(), ()])
     kept = {
-        "int8": [("query", "key", "value", "attn_out", "ffn_in", "ffn_out")] * 2,
+        "int8": everything,
+        "dynamic": everything,
+        "mixed inputs": everything,
         "float32": [(), ()],
         "bfloat16": [(), ()],
         "mixed": [("key", "value", "attn_out", "ffn_in"), ("query", "key", "value", "ffn_out")],
     }[numbers]
     names = [linear_names(layer, family, group) for layer in range(num_layers)]
     linears = {name.linears[role] for layer, name in enumerate(names) for role in kept[layer % 2]}
-    attends = {"int8": (True, True), "mixed": (True, False)}.get(numbers, (False, False))
+    dynamic = {name.linears[role] for layer, name in enumerate(names) for role in dynamic_roles[layer % 2]}
+    attends = {"mixed": (True, False), "float32": (False, False), "bfloat16": (False, False)}.get(
+        numbers, (True, True)
+    )
     attention = {name.attention for layer, name in enumerate(names) if attends[layer % 2]}
     all_linears = {module for name in names for module in name.linears.values()}
     bf16 = all_linears if numbers == "bfloat16" else set()
-    tables = numbers in ("int8", "mixed")
-    return Int8Parts(frozenset(linears), frozenset(attention), tables, frozenset(bf16))
+    tables = numbers not in ("float32", "bfloat16")
+    return Int8Parts(frozenset(linears), frozenset(attention), tables, frozenset(bf16), frozenset(dynamic))
 
 
 def tiny_config(numbers: Numbers = "int8", **changes: Any) -> dict[str, Any]:
@@ -121,7 +134,7 @@ def family_config(
     layout = FAMILIES[family]
     config = {layout.key(name): value for name, value in tiny_config(numbers).items()}
     config |= {"model_type": family, "architectures": [f"{layout.class_name}{end}"]}
-    config["quantization_config"]["format_version"] = 3
+    config["quantization_config"]["format_version"] = max(3, QUANTIZATION[numbers]["format_version"])
     if layout.projection is not None:
         config["embedding_size"] = 24
     if layout.inner_layers is not None:
@@ -188,8 +201,10 @@ def tiny_tensors(
         put(module, **encode_weight(weight, mask, scale), weight_scale=scale)
         spread = {"attn_out": 2.0, "ffn_out": 3.0}.get(role, 8.0)
         low = 0.2 if role == "ffn_out" else spread / 2
-        put(module, bias=normal(out_features, std=0.3), input_scale=np.float32([spread / 255]))
-        put(module, input_zero_point=np.uint8([low / spread * 255]))
+        put(module, bias=normal(out_features, std=0.3))
+        if module not in int8.dynamic:
+            put(module, input_scale=np.float32([spread / 255]))
+            put(module, input_zero_point=np.uint8([low / spread * 255]))
     for modules in shape.stored_layers:
         if modules.attention in int8.attention:
             put(modules.attention, query_scale=np.float32([0.03]), query_zero_point=np.uint8([131]))

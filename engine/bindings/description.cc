@@ -147,11 +147,16 @@ class DescriptionReader {
     result.bias = array<float>(record, "bias");
     if (!is_s8(result.weight)) {
       refuse(record, result.name + (is_bf16(result.weight) ? " is bfloat16 and" : " is float32 and"),
-             {"scale", "input_scale", "input_zero_point", "order"});
+             {"scale", "dynamic", "input_scale", "input_zero_point", "order"});
     } else {
       result.scale = array<float>(record, "scale");
-      result.input_scale = value<float>(record, "input_scale");
-      result.input_zero_point = value<int32_t>(record, "input_zero_point");
+      result.dynamic = has(record, "dynamic") && value<bool>(record, "dynamic");
+      if (result.dynamic) {
+        refuse(record, result.name + " takes its scale token by token and", {"input_scale", "input_zero_point"});
+      } else {
+        result.input_scale = value<float>(record, "input_scale");
+        result.input_zero_point = value<int32_t>(record, "input_zero_point");
+      }
       result.order = optional_array<uint16_t>(record, "order");
     }
     return result;

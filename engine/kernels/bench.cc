@@ -21,6 +21,7 @@
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/peak/peak.h"
+#include "kernels/quantize_rows/quantize_rows.h"
 #include "kernels/round_bf16/round_bf16.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
 
@@ -130,6 +131,9 @@ void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
   AlignedBuffer<float> acc_f32(acc.size());
   for (size_t i = 0; i < acc.size(); ++i) acc_f32[i] = static_cast<float>(acc[i]) * 1e-4f;
   const std::vector<float> scale(width, 1e-4f), bias(width, 0.1f);
+  const std::vector<int32_t> start(width, 500);
+  AlignedBuffer<float> row_scale(kTile);
+  for (size_t t = 0; t < row_scale.size(); ++t) row_scale[t] = 1.0f;
   const size_t size = static_cast<size_t>(width) * kTokens[2];
   AlignedBuffer<uint8_t> out(size);
   AlignedBuffer<int8_t> value(size);
@@ -141,7 +145,8 @@ void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
           const size_t tile = static_cast<size_t>(t) * width;
           function({acc.data(), scale.data(), bias.data(), row, std::min(kRowBlock, width - row),
                     std::min(tokens - t, kTile), 40.0f, 128, out.data() + tile, value.data() + t, kTokens[2],
-                    residual.data() + tile, kGeluErf, acc_f32.data(), out_f32.data() + tile});
+                    residual.data() + tile, kGeluErf, acc_f32.data(), out_f32.data() + tile, start.data(),
+                    row_scale.data()});
         }
     });
   };
@@ -157,6 +162,7 @@ void bench_epilogue(const EpilogueKernels& kernels, int32_t width) {
     run((sums + "_relu_f32").c_str(), forms.relu_f32);
   };
   run_all("s32", *kernels.s32);
+  run_all("rows", *kernels.rows);
   run_all("f32", *kernels.f32);
 }
 
@@ -223,6 +229,20 @@ void bench_layer_norm(const LayerNormKernel& kernel, int32_t width) {
   });
 }
 
+void bench_quantize_rows(const QuantizeRowsKernel& kernel, int32_t width) {
+  const size_t size = static_cast<size_t>(width) * kTokens[2];
+  AlignedBuffer<float> x(size), scale(kTokens[2]);
+  AlignedBuffer<uint8_t> out(size);
+  const AlignedBuffer<int8_t> bell = bell_buffer(size, 9);
+  for (size_t i = 0; i < size; ++i) x[i] = static_cast<float>(bell[i]) * 0.01f;
+  print_times(kernel.name, width, [&](int32_t tokens) {
+    for (int32_t t = 0; t < tokens; t += kTile) {
+      const size_t tile = static_cast<size_t>(t) * width;
+      kernel.run({x.data() + tile, width, nullptr, std::min(tokens - t, kTile), out.data() + tile, scale.data() + t});
+    }
+  });
+}
+
 void bench_round(const RoundBf16Kernel& kernel, int32_t width) {
   AlignedBuffer<float> x(static_cast<size_t>(width) * kTokens[2]), out(x.size());
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) * 0.3f - 2.0f;
@@ -280,7 +300,7 @@ constexpr ProductKernel kDense[] = {
 #include "kernels/gemm_u8s8/kernels.inc"
 };
 #undef KERNEL
-#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
+#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_rows, &name##_f32},
 constexpr EpilogueKernels kEpilogue[] = {
 #include "kernels/epilogue/kernels.inc"
 };
@@ -297,6 +317,9 @@ constexpr LayerNormKernel kLayerNorm[] = {
 };
 constexpr EmbeddingKernel kEmbedding[] = {
 #include "kernels/embedding/kernels.inc"
+};
+constexpr QuantizeRowsKernel kQuantizeRows[] = {
+#include "kernels/quantize_rows/kernels.inc"
 };
 constexpr DotKernel kDot[] = {
 #include "kernels/dot/kernels.inc"
@@ -324,6 +347,7 @@ int run(const std::string& part) {
     for_each(kAttention, [&](const AttentionKernel& kernel) { bench_attention(kernel, 12, width / 12); });
     for_each(kAttentionF32, [&](const AttentionF32Kernel& kernel) { bench_attention_f32(kernel, 12, width / 12); });
     for_each(kLayerNorm, [&](const LayerNormKernel& kernel) { bench_layer_norm(kernel, width); });
+    for_each(kQuantizeRows, [&](const QuantizeRowsKernel& kernel) { bench_quantize_rows(kernel, width); });
     for_each(kRound, [&](const RoundBf16Kernel& kernel) { bench_round(kernel, width); });
     for_each(kEmbedding, [&](const EmbeddingKernel& kernel) { bench_embedding(kernel, width); });
     for_each(kDot, [&](const DotKernel& kernel) { bench_dot(kernel, width); });

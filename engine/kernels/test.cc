@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   secateur::tests::test_products_f32(report);
   secateur::tests::test_products_bf16(report);
   secateur::tests::test_epilogue(report);
+  secateur::tests::test_quantize_rows(report);
   secateur::tests::test_attention(report);
   secateur::tests::test_attention_f32(report);
   secateur::tests::test_layer_norm(report);

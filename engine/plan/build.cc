@@ -6,6 +6,7 @@
 #include "plan/order.h"
 #include "plan/packed_model.h"
 #include "plan/packer.h"
+#include "plan/quantize_rows.h"
 #include "plan/round.h"
 
 namespace secateur {
@@ -50,9 +51,11 @@ class Reader {
   size_t at_ = 0;
 };
 
+const Array<uint16_t> kOwnOrder;
+
 Output written_with(float scale, int32_t zero_point) { return OutputScale{1.0f / scale, zero_point}; }
 Output read_by(const LinearRecord& reader) {
-  return !is_s8(reader.weight) ? Output() : written_with(reader.input_scale, reader.input_zero_point);
+  return !is_s8(reader.weight) || reader.dynamic ? Output() : written_with(reader.input_scale, reader.input_zero_point);
 }
 
 // The projections of an attention read one hidden state: those in int8 have to agree on its scale.
@@ -61,6 +64,8 @@ Output read_by_all(const std::vector<const LinearRecord*>& readers) {
   for (const LinearRecord* reader : readers) {
     if (!is_s8(reader->weight)) continue;
     if (first == nullptr) first = reader;
+    check(reader->dynamic == first->dynamic,
+          reader->name + ": query, key and value must quantize their input all dynamically or all statically");
     check(reader->input_scale == first->input_scale && reader->input_zero_point == first->input_zero_point,
           reader->name + ": query, key and value must share their input's scale and zero point");
     check(is_same(reader->order, first->order), reader->name + ": query, key and value must share their input's order");
@@ -72,7 +77,8 @@ Output read_by_all(const std::vector<const LinearRecord*>& readers) {
 void write_for(const std::vector<const LinearRecord*>& readers, HiddenForm& form) {
   form.out = read_by_all(readers);
   for (const LinearRecord* reader : readers)
-    if (is_s8(reader->weight)) form.order.assign(reader->order.data, reader->order.data + reader->order.size());
+    if (form.out && is_s8(reader->weight))
+      form.order.assign(reader->order.data, reader->order.data + reader->order.size());
 }
 
 // Makes room in one of two buffers: that of quantized values or that of floats.
@@ -152,6 +158,20 @@ void PackedModel::build(const PlanDescription& description, int32_t threads) {
     widen(widths_.context, widths_.context_f32, context, inner_width);
     widen(widths_.inner, widths_.inner_f32, inner, ffn_in.n);
 
+    // In front of int8 products that quantize their input dynamically, which then all do.
+    const auto add_quantize = [&](const std::string& name, const std::vector<const LinearRecord*>& readers,
+                                  Source source, bool first) {
+      const auto reader = std::find_if(readers.begin(), readers.end(), [](const auto* one) { return one->dynamic; });
+      if (reader == readers.end()) return;
+      const LinearRecord& record = **reader;
+      int32_t& width = source == Source::kHidden    ? widths_.hidden
+                       : source == Source::kContext ? widths_.context
+                                                    : widths_.inner;
+      width = std::max(width, static_cast<int32_t>(record.k));
+      widths_.row_scale = 1;
+      const Array<uint16_t>& order = source == Source::kHidden ? record.order : kOwnOrder;  // others are written in it
+      steps_.push_back(std::make_unique<QuantizeRowsStep>(name, source, record.k, order, first, isa_));
+    };
     // In front of products of which any is bfloat16.
     const auto add_round = [&](const std::vector<const LinearRecord*>& readers, Source source, bool first) {
       if (std::none_of(readers.begin(), readers.end(), [](const auto* reader) { return is_bf16(reader->weight); }))
@@ -165,14 +185,15 @@ void PackedModel::build(const PlanDescription& description, int32_t threads) {
     packer.add(over_first ? *first_query : *projections, query, query_out, {});
     packer.add(*projections, key, scales ? written_with(scales->key, 0) : Output(), {});
     packer.add(*projections, value, scales ? written_with(scales->value, 0) : Output(), attn_out.order);
-    if (over_first) steps_.push_back(std::make_unique<FirstTokenStep>(hidden, is_s8(query.weight)));
-    if (over_first)
-      add_round({&key, &value}, Source::kHidden, false);
-    else
-      add_round({&query, &key, &value}, Source::kHidden, false);
+    if (over_first) steps_.push_back(std::make_unique<FirstTokenStep>(hidden, read_by(query).has_value()));
+    std::vector<const LinearRecord*> over_all{&key, &value};
+    if (!over_first) over_all.push_back(&query);
+    add_round(over_all, Source::kHidden, false);
+    add_quantize(attention.name, over_all, Source::kHidden, false);
     steps_.push_back(std::move(projections));
     if (over_first) {
       add_round({&query}, Source::kHidden, true);
+      add_quantize(query.name, {&query}, Source::kHidden, true);
       steps_.push_back(std::move(first_query));
     }
     steps_.push_back(std::move(attention_step));
@@ -180,6 +201,7 @@ void PackedModel::build(const PlanDescription& description, int32_t threads) {
     const auto add_linear = [&](const LinearRecord& record, Source source, const Output& out,
                                 const Array<uint16_t>& row_order) {
       add_round({&record}, source, over_first);
+      add_quantize(record.name, {&record}, source, over_first);
       auto step = std::make_unique<LinearStep>(source, over_first);
       packer.add(*step, record, out, row_order);
       steps_.push_back(std::move(step));

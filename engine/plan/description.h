@@ -66,6 +66,7 @@ struct LinearRecord {
   // int8 only:
   Array<float> scale;     // [N]
   Array<uint16_t> order;  // [K] which input each column of the blocks stands for; empty: its own
+  bool dynamic = false;   // the input takes its scale token by token; the next two are not used
   float input_scale = 0;
   int32_t input_zero_point = 0;
   Activation activation = Activation::kNone;

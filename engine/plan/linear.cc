@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "kernels/gemm_u8s8/gemm_u8s8.h"
+#include "kernels/quantize_rows/quantize_rows.h"
 #include "kernels/spmm_u8s8/spmm_u8s8.h"
 #include "plan/check.h"
 #include "plan/linear_f32.h"
@@ -72,8 +73,10 @@ void validate_s8(const LinearRecord& record) {
     check(weight.shape == std::vector<int64_t>{record.n, record.k}, name + ": the weight has a wrong shape");
   }
   check(record.scale.size() == record.n, name + ": scale must have a value a row");
-  check_scale(record.input_scale, name + ": input_scale");
-  check(record.input_zero_point >= 0 && record.input_zero_point <= 255, name + ": input_zero_point must be 0 .. 255");
+  if (!record.dynamic) {
+    check_scale(record.input_scale, name + ": input_scale");
+    check(record.input_zero_point >= 0 && record.input_zero_point <= 255, name + ": input_zero_point must be 0 .. 255");
+  }
   for (int64_t i = 0; i < record.n; ++i)
     if (!is_scale(record.scale.data[i])) fail(name + ": weight_scale must be finite and positive");
 }
@@ -84,6 +87,7 @@ void validate(const LinearRecord& record) {
   check(record.k > 0 && record.k % 4 == 0 && record.k <= kMaxCols,
         name + ": columns must be a multiple of 4, at most 16384");
   check(record.n * record.k <= INT32_MAX, name + ": must have fewer than 2^31 weights");
+  check(is_s8(record.weight) || !record.dynamic, name + ": only the input of an int8 matrix is quantized");
   if (is_s8(record.weight))
     validate_s8(record);
   else
@@ -181,10 +185,17 @@ void pack_s8(const LinearRecord& record, const Array<uint16_t>& row_order, Isa i
 
   part.scale.resize(record.n);
   part.bias.resize(record.n);
+  part.start.resize(part.dynamic ? record.n : 0);
   for (int32_t n = 0; n < part.n; ++n) {
     int32_t sum = 0;
     for (int32_t i = blocks.row_start[n] * kBlock; i < blocks.row_start[n + 1] * kBlock; ++i) sum += blocks.values[i];
     const int64_t row = row_at(row_order, n);
+    if (part.dynamic) {
+      part.scale[n] = record.scale.data[row];
+      part.bias[n] = record.bias.data[row];
+      part.start[n] = -kRowsZeroPoint * sum;
+      continue;
+    }
     part.scale[n] = record.input_scale * record.scale.data[row];
     part.bias[n] = record.bias.data[row] - part.scale[n] * static_cast<float>(record.input_zero_point * sum);
     if (!std::isfinite(part.scale[n]) || !std::isfinite(part.bias[n]))
@@ -204,7 +215,9 @@ LinearPart make_linear_part(const LinearRecord& record, const Output& out, Isa i
   part.sink = choose_sink(record.role);
   part.gelu = record.activation == Activation::kGeluNew ? kGeluTanh : kGeluErf;
   const EpilogueKernels& epilogue = select_epilogue(isa);
-  part.epilogue = choose_epilogue(record, !out.has_value(), is_s8(record.weight) ? *epilogue.s32 : *epilogue.f32);
+  part.dynamic = record.dynamic;
+  const EpilogueForms& forms = !is_s8(record.weight) ? *epilogue.f32 : record.dynamic ? *epilogue.rows : *epilogue.s32;
+  part.epilogue = choose_epilogue(record, !out.has_value(), forms);
   return part;
 }
 
@@ -260,6 +273,8 @@ void LinearStep::run(Call& call, const Worker& worker) const {
     epilogue.acc_f32 = reinterpret_cast<const float*>(acc);
     epilogue.scale = part->scale.data();
     epilogue.bias = part->bias.data();
+    epilogue.start = part->start.data();
+    epilogue.row_scale = part->dynamic ? rows.row_scale.data() + static_cast<ptrdiff_t>(tile) * kTile : nullptr;
     epilogue.row_begin = block * kRowBlock;
     epilogue.rows = std::min(kRowBlock, part->n - epilogue.row_begin);
     epilogue.tokens = rows.tile_tokens(tile);

@@ -19,9 +19,11 @@ struct LinearPart {
   PackedWeights weights;
   int32_t n = 0, k = 0;
   double density = 1.0;
-  int64_t stored = 0;        // weights that the kernel multiplies with
-  std::vector<float> scale;  // int8 only: [N] of the accumulator, input_scale * weight_scale
-  std::vector<float> bias;   // [N]; int8: zero point folded in
+  int64_t stored = 0;          // weights that the kernel multiplies with
+  bool dynamic = false;        // int8 only: it reads what a QuantizeRowsStep wrote
+  std::vector<float> scale;    // int8 only: [N] of the accumulator, input_scale * weight_scale; dynamic: weight_scale
+  std::vector<float> bias;     // [N]; int8: zero point folded in, unless it is dynamic
+  std::vector<int32_t> start;  // dynamic only: [N] the zero point's share of the sums
   Sink sink = Sink::kResidual;
   EpilogueFn epilogue = nullptr;
   Output out;  // not used by what is added to the residual

@@ -33,7 +33,7 @@ size_t reserve(Rows& rows, int32_t tokens, const Widths& widths) {
   bytes += reserve(rows.query, slots * widths.query) + reserve(rows.query_f32, slots * widths.query_f32);
   bytes += reserve(rows.context, slots * widths.context) + reserve(rows.context_f32, slots * widths.context_f32);
   bytes += reserve(rows.inner, slots * widths.inner) + reserve(rows.inner_f32, slots * widths.inner_f32);
-  bytes += reserve(rows.rounded, slots * widths.rounded);
+  bytes += reserve(rows.rounded, slots * widths.rounded) + reserve(rows.row_scale, slots * widths.row_scale);
   return bytes;
 }
 

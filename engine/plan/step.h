@@ -20,6 +20,7 @@ struct Rows {
   AlignedBuffer<float> residual;                           // [tile][H][32]
   AlignedBuffer<uint8_t> hidden, query, context, inner;    // activation layout
   AlignedBuffer<float> query_f32, context_f32, inner_f32;  // layout of the residual, which is the hidden state's too
+  AlignedBuffer<float> row_scale;  // [tile][32], of what the last QuantizeRowsStep wrote into hidden, context or inner
   AlignedBuffer<float> rounded;  // what the next products of bfloat16 read: a tile in half of its place where in pairs
   int32_t tile_tokens(int32_t tile) const { return std::min(kTile, tokens - tile * kTile); }
 };
@@ -27,7 +28,7 @@ struct Rows {
 // Channels of each of a plan's buffers: as many as the widest layer that uses it has, 0 where none does.
 struct Widths {
   int32_t residual = 0, hidden = 0, query = 0, context = 0, inner = 0, key_value = 0;
-  int32_t query_f32 = 0, context_f32 = 0, inner_f32 = 0, key_value_f32 = 0, rounded = 0;
+  int32_t query_f32 = 0, context_f32 = 0, inner_f32 = 0, key_value_f32 = 0, rounded = 0, row_scale = 0;
   int32_t embedding = 0, head[2] = {0, 0};
 };
 

@@ -181,6 +181,9 @@ def test_a_recipe_without_quantization_gives_a_float_model_that_runs(
     [
         ("int8", "int8, block4, 50.0%"),
         ("float32", "float32, unstructured, 50.0%"),
+        ("dynamic", "int8, block4, 50.0%"),
+        ("dynamic", "12 of 12 int8 matrices quantize their input dynamically. That costs a second pass"),
+        ("mixed inputs", "6 of 12 int8 matrices quantize their input dynamically."),
         (
             "mixed",
             "mixed (int8: 8 of 12 matrices, 1 of 2 attentions; embeddings int8), unstructured, 50.0%",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from plan_description import as_bf16, random_batch, random_description, share_layers
+from plan_description import as_bf16, as_dynamic, random_batch, random_description, share_layers
 from plan_heads import HEADS
 
 from secateur import _engine
@@ -79,6 +79,7 @@ DTYPES = ["i1", "u1", "u2", "i2", "i4", "i8", "f2", "f4", "f8", ">f4", "c8", "?"
 OPTIONAL = [
     *("rows", "dense_weight", "dense_bias", "dense_activation", "gamma", "beta", "weight", "weight_scale"),
     *("bias", "normalize", "token_type", "token_type_scale", "projection_weight", "projection_bias"),
+    "dynamic",
 ]
 SPECIALS = [0, 1, -1, 127, -127, -128, 255, 1e-45, 1e-38, 1e30, 3e38, np.nan, np.inf, -np.inf]
 
@@ -138,6 +139,8 @@ def _description(rng: Generator) -> Record:
         head=str(rng.choice(list(HEADS))),
     )
     description = as_bf16(description, tuple(bf16))
+    if rng.random() < 0.4:
+        description = as_dynamic(description, tuple(part for part in FLOATS if rng.random() < 0.5))
     return share_layers(description) if rng.random() < 0.2 else description
 
 

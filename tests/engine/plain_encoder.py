@@ -39,13 +39,16 @@ def matrix(record: Record) -> np.ndarray:
     return weight * record["scale"][:, None] if "scale" in record else weight
 
 
-def quantize(x: np.ndarray, scale: float, zero_point: int, low: int, high: int) -> np.ndarray:
+def quantize(x: np.ndarray, scale: float | np.ndarray, zero_point: int, low: int, high: int) -> np.ndarray:
     """Rounds to the grid of the scale and back."""
     return (np.clip(np.rint(x / scale) + zero_point, low, high) - zero_point) * scale
 
 
 def linear(record: Record, x: np.ndarray) -> np.ndarray:
     """An int8 linear takes its input quantized, a bfloat16 one rounded, a float32 one as it is."""
+    if record.get("dynamic"):
+        largest = np.abs(x).max(axis=1, keepdims=True)
+        x = quantize(x, np.where(largest > 0, largest / 127, 1.0), 0, -127, 127)
     if "input_scale" in record:
         x = quantize(x, record["input_scale"], record["input_zero_point"], 0, 255)
     elif record["values" if "values" in record else "weight"].dtype == np.uint16:

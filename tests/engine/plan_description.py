@@ -139,6 +139,23 @@ def as_bf16(description: dict[str, Any], bf16: tuple[str, ...]) -> dict[str, Any
     return {**description, "steps": steps}
 
 
+def as_dynamic(description: dict[str, Any], dynamic: tuple[str, ...]) -> dict[str, Any]:
+    """The same model, the int8 matrices of these roles ("query") or layers ("layer.0") with dynamic inputs.
+
+    Query, key and value go together.
+    """
+    steps = [dict(step) for step in description["steps"]]
+    for step in steps:
+        if step["op"] != "linear" or "input_scale" not in step:
+            continue
+        layer, _, role = step["name"].rpartition(".")
+        role = "query" if role in ("key", "value") else role
+        if not {layer, role}.isdisjoint(dynamic):
+            del step["input_scale"], step["input_zero_point"]
+            step["dynamic"] = True
+    return {**description, "steps": steps}
+
+
 def share_layers(description: dict[str, Any]) -> dict[str, Any]:
     """The same model with the objects of its first layer in the place of every other layer's."""
     embed, *layers, head = description["steps"]

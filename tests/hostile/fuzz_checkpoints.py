@@ -45,7 +45,7 @@ VALUES = [
 ]
 DTYPES = ["I8", "U8", "F32", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "", "f32"]
 SPECIALS = [0, 1, -1, 127, -127, -128, 255, 1e-45, 1e-38, 1e-30, 1e15, 1e30, 3e38, np.nan, np.inf, -np.inf]
-NUMBER_KINDS: list[Numbers] = ["int8", "float32", "mixed", "bfloat16"]
+NUMBER_KINDS: list[Numbers] = ["int8", "float32", "mixed", "bfloat16", "dynamic", "mixed inputs"]
 SHAPES: list[dict[str, Any]] = [
     {},
     {"num_hidden_layers": 1, "hidden_act": "relu"},
@@ -167,6 +167,8 @@ def _edit_config(rng: Generator, files: Files) -> None:
     record = config
     if rng.random() < 0.3 and isinstance(config.get("quantization_config"), dict):
         record = config["quantization_config"]
+    if record is not config and rng.random() < 0.2:
+        record["activations"] = ["u8_static", "s8_dynamic", "mixed", "f32"][rng.integers(0, 4)]
     keys = [*record, "pruned_heads", "is_decoder", "problem_type", "position_embedding_type"]
     for _ in range(rng.integers(1, 4)):
         key = keys[rng.integers(0, len(keys))]

@@ -150,7 +150,7 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "quantized by 'gptq'"),
         ({"quantization_config": 3}, "quantized by 3"),
         (
-            {"quantization_config": {"quant_method": "secateur", "format_version": 4}},
+            {"quantization_config": {"quant_method": "secateur", "format_version": 5}},
             "has format version 5, and this Secateur reads versions 1 to 4: install",
         ),
         (

@@ -8,7 +8,10 @@ import pytest
 import torch
 from tiny_bert import random_sequences
 from tiny_models import MEMBERS, family_batch, tiny_model
+from torch_engine import SENTENCES
 
+from secateur.bench.pretrained import packaged_minilm
+from secateur.errors import MissingExtraError
 from secateur.modeling import find_blocks, find_projections
 from secateur.quantization import PostTraining, quantize_post_training_
 from secateur.quantization.calibration import CalibrationTexts
@@ -142,3 +145,30 @@ def test_channels_that_nobody_reads_do_not_widen_a_range() -> None:
     assert block.v.linear.weight[4].abs().max() < 100
     assert (block.attn_out.linear.weight[:, 4] == 0).all()
     assert torch.isfinite(block.attn_out.linear.weight).all()
+
+
+def test_planted_outliers_cost_a_real_model_nothing() -> None:
+    transformers = pytest.importorskip("transformers")
+    try:
+        folder = packaged_minilm()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    words = " ".join(SENTENCES).split()
+    texts = [" ".join(words[start : start + 12]) for start in range(0, len(words) - 12, 3)]
+    batch = dict(tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt"))
+    cosines = {}
+    for smoothing in (0.5, None):
+        model = transformers.AutoModel.from_pretrained(folder).eval()
+        with torch.no_grad():
+            expected = model(**batch).last_hidden_state[:, 0]
+            plant_(model)
+            report = quantize_post_training_(
+                model, [batch], PostTraining(smoothing=smoothing, observer="minmax", bias_correction=False)
+            )
+            found = model(**batch).last_hidden_state[:, 0]
+        cosines[smoothing] = float(torch.cosine_similarity(found, expected).mean())
+        named = {entry["tensor"]: set(entry["channels"]) for entry in report.facts["outliers"]}
+        assert named["encoder.layer.3.attention.value's output"] >= {5, 20}
+    assert cosines[0.5] > 0.985
+    assert 1 - cosines[None] > 3 * (1 - cosines[0.5])

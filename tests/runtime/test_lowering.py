@@ -14,7 +14,7 @@ ATTENDS = {"query_scale", "query_zero_point", "key_scale", "value_scale"}
 
 
 @pytest.mark.parametrize("density", [0.5, None])
-@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed"])
+@pytest.mark.parametrize("numbers", ["int8", "float32", "mixed", "dynamic", "mixed inputs"])
 def test_each_part_is_described_by_its_own_numbers(
     tmp_path: Path, numbers: Numbers, density: float | None
 ) -> None:
@@ -29,7 +29,9 @@ def test_each_part_is_described_by_its_own_numbers(
             {"activation"} if step["role"] == "ffn_in" else set()
         )
         own |= {"weight"} if density is None else {"values", "mask"}
-        assert step.keys() == own | (QUANTIZES if int8 else set())
+        quantizes = {"scale", "dynamic"} if name in parts.dynamic else QUANTIZES
+        assert step.keys() == own | (quantizes if int8 else set())
+        assert step.get("dynamic", True) is True
         n, k = step["n"], step["k"]
         stored = step["weight" if density is None else "values"]
         assert stored.dtype == (np.int8 if int8 else np.float32)

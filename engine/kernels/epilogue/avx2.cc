@@ -12,7 +12,7 @@ namespace {
 constexpr int32_t kLanes = 8;
 constexpr int32_t kRows = 4;
 
-enum class Sums { kS32, kF32 };
+enum class Sums { kS32, kRows, kF32 };
 
 // The second operand of max and min is what a NaN or two zeros leave, as in the reference.
 inline __m256 positive(__m256 y) { return _mm256_max_ps(_mm256_setzero_ps(), y); }
@@ -58,17 +58,26 @@ struct Row {
       : acc(args.acc + r * kTile),
         acc_f32(args.acc_f32 + r * kTile),
         bias(_mm256_set1_ps(args.bias[args.row_begin + r])) {
-    if (kSums == Sums::kS32) scale = _mm256_set1_ps(args.scale[args.row_begin + r]);
+    if (kSums != Sums::kF32) scale = _mm256_set1_ps(args.scale[args.row_begin + r]);
+    if (kSums == Sums::kRows) {
+      start = _mm256_set1_epi32(args.start[args.row_begin + r]);
+      row_scale = args.row_scale;
+    }
   }
   // y of eight tokens.
   __m256 operator()(int32_t t) const {
     if (kSums == Sums::kF32) return _mm256_add_ps(_mm256_load_ps(acc_f32 + t), bias);
     const __m256i sum = _mm256_load_si256(reinterpret_cast<const __m256i*>(acc + t));
+    if (kSums == Sums::kRows)
+      return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, start)),
+                             _mm256_mul_ps(_mm256_load_ps(row_scale + t), scale), bias);
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, bias);
   }
   const int32_t* acc;
   const float* acc_f32;
+  const float* row_scale;
   __m256 scale, bias;
+  __m256i start;
 };
 
 // Calls visit(r, t, y) for each four rows and 8 * kVectors tokens; y[v * kRows + i] is row r + i from token
@@ -184,6 +193,7 @@ constexpr EpilogueForms kForms = {write_u8<kSums, Identity>,  write_s8<kSums>,  
 }  // namespace
 
 const EpilogueForms epilogue_avx2_s32 = kForms<Sums::kS32>;
+const EpilogueForms epilogue_avx2_rows = kForms<Sums::kRows>;
 const EpilogueForms epilogue_avx2_f32 = kForms<Sums::kF32>;
 
 }  // namespace secateur

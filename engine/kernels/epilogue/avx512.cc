@@ -6,7 +6,7 @@
 namespace secateur {
 namespace {
 
-enum class Sums { kS32, kF32 };
+enum class Sums { kS32, kRows, kF32 };
 enum class Form { kU8, kS8, kValue, kGelu, kRelu, kAdd, kF32, kGeluF32, kReluF32 };
 
 struct Constants {
@@ -36,7 +36,12 @@ __attribute__((always_inline)) inline __m512 linear(const EpilogueArgs& args, in
   const __m512 bias = _mm512_set1_ps(args.bias[args.row_begin + row]);
   if (kSums == Sums::kF32) return _mm512_add_ps(_mm512_load_ps(args.acc_f32 + row * kTile + token), bias);
   const __m512i acc = _mm512_load_si512(args.acc + row * kTile + token);
-  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps(args.scale[args.row_begin + row]), bias);
+  const __m512 scale = _mm512_set1_ps(args.scale[args.row_begin + row]);
+  if (kSums == Sums::kRows) {
+    const __m512i sum = _mm512_add_epi32(acc, _mm512_set1_epi32(args.start[args.row_begin + row]));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(_mm512_load_ps(args.row_scale + token), scale), bias);
+  }
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), scale, bias);
 }
 
 template <Sums kSums, Form kForm>
@@ -102,6 +107,7 @@ constexpr EpilogueForms kForms = {
 }  // namespace
 
 const EpilogueForms epilogue_avx512_s32 = kForms<Sums::kS32>;
+const EpilogueForms epilogue_avx512_rows = kForms<Sums::kRows>;
 const EpilogueForms epilogue_avx512_f32 = kForms<Sums::kF32>;
 
 }  // namespace secateur

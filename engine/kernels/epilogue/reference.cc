@@ -21,7 +21,10 @@ float gelu_of(float y, const float* c) {
   return std::max(y, 0.0f) + p * a;
 }
 
-enum class Sums { kS32, kF32 };
+// Wraps around, as a vector's addition does; sums that can occur do not.
+int32_t add(int32_t a, int32_t b) { return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
+
+enum class Sums { kS32, kRows, kF32 };
 
 // Calls write(n, t, y) for every row and live token.
 template <Sums kSums, class Write>
@@ -31,6 +34,10 @@ void for_each(const EpilogueArgs& args, Write write) {
     for (int32_t t = 0; t < args.tokens; ++t)
       if constexpr (kSums == Sums::kS32)
         write(n, t, std::fma(static_cast<float>(args.acc[r * kTile + t]), args.scale[n], args.bias[n]));
+      else if constexpr (kSums == Sums::kRows)
+        write(n, t,
+              std::fma(static_cast<float>(add(args.acc[r * kTile + t], args.start[n])),
+                       args.row_scale[t] * args.scale[n], args.bias[n]));
       else
         write(n, t, args.acc_f32[r * kTile + t] + args.bias[n]);
   }
@@ -87,6 +94,7 @@ struct Forms {
 }  // namespace
 
 const EpilogueForms epilogue_reference_s32 = Forms<Sums::kS32>::kAll;
+const EpilogueForms epilogue_reference_rows = Forms<Sums::kRows>::kAll;
 const EpilogueForms epilogue_reference_f32 = Forms<Sums::kF32>::kAll;
 
 }  // namespace secateur

@@ -5,7 +5,7 @@
 namespace secateur {
 
 namespace {
-#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
+#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_rows, &name##_f32},
 constexpr EpilogueKernels kKernels[] = {
 #include "kernels/epilogue/kernels.inc"
 };

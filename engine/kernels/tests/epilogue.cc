@@ -10,7 +10,7 @@
 namespace secateur::tests {
 namespace {
 
-#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_f32},
+#define KERNEL(isa, name) {#name, isa, &name##_s32, &name##_rows, &name##_f32},
 constexpr EpilogueKernels kKernels[] = {
 #include "kernels/epilogue/kernels.inc"
 };
@@ -19,18 +19,21 @@ constexpr EpilogueKernels kKernels[] = {
 enum Form { kU8, kS8, kValue, kGelu, kRelu, kAdd, kF32, kGeluF32, kReluF32, kNumForms };
 constexpr const char* kFormNames[] = {"u8", "s8", "value", "gelu", "relu", "add", "f32", "gelu_f32", "relu_f32"};
 
-// A form, and whether the sums are float32.
+enum Sums { kS32, kRows, kF32Sums, kNumSums };
+constexpr const char* kSumsNames[] = {" of s32", " of rows", " of f32"};
+
+// A form, and what it gets.
 struct Variant {
   int32_t form;
-  bool float_sums;
+  Sums sums;
   bool gelu() const { return form == kGelu || form == kGeluF32; }
   bool relu() const { return form == kRelu || form == kReluF32; }
   bool writes_f32() const { return form >= kF32; }
-  std::string name() const { return std::string(kFormNames[form]) + (float_sums ? " of f32" : " of s32"); }
+  std::string name() const { return std::string(kFormNames[form]) + kSumsNames[sums]; }
 };
 
 EpilogueFn function(const EpilogueKernels& kernels, const Variant& variant) {
-  const EpilogueForms& f = variant.float_sums ? *kernels.f32 : *kernels.s32;
+  const EpilogueForms& f = variant.sums == kS32 ? *kernels.s32 : variant.sums == kRows ? *kernels.rows : *kernels.f32;
   const EpilogueFn functions[] = {f.u8, f.s8, f.value, f.gelu, f.relu, f.add, f.f32, f.gelu_f32, f.relu_f32};
   return functions[variant.form];
 }
@@ -45,8 +48,8 @@ struct Problem {
   float inv_scale;
   int32_t zero_point;
   const float* gelu = kGeluErf;
-  AlignedBuffer<int32_t> acc;
-  AlignedBuffer<float> acc_f32, scale, bias, residual, out_f32;
+  AlignedBuffer<int32_t> acc, start;
+  AlignedBuffer<float> acc_f32, scale, bias, residual, out_f32, row_scale;
   AlignedBuffer<uint8_t> out;
   AlignedBuffer<int8_t> value;
   static constexpr int64_t kValueStride = 96;
@@ -57,11 +60,13 @@ struct Problem {
         rows(rows),
         tokens(tokens),
         acc(static_cast<size_t>(rows) * kTile),
+        start(static_cast<size_t>(channels)),
         acc_f32(acc.size()),
         scale(static_cast<size_t>(channels)),
         bias(static_cast<size_t>(channels)),
         residual(static_cast<size_t>(channels) * kTile),
         out_f32(residual.size()),
+        row_scale(kTile),
         out(static_cast<size_t>(channels) * kTile),
         value(static_cast<size_t>(channels) * kValueStride) {
     Random random(seed);
@@ -91,6 +96,15 @@ struct Problem {
     for (size_t i = 0; i < residual.size(); ++i) residual[i] = random.normal(), out_f32[i] = random.normal();
     random.fill(out, 0, 255);
     random.fill(value, -128, 127);
+    // The same sums but for a share of each row, which `start` takes off again; and a scale a token. Those of a range
+    // of extremes may wrap around.
+    random.fill(start, -30000, 30000);
+    for (int32_t t = 0; t < kTile; ++t) row_scale[t] = random.uniform(0.5f, 2.0f);
+    if (range == Range::kTies || range == Range::kPositive)
+      for (int32_t t = 0; t < kTile; ++t) row_scale[t] = 1.0f;
+    if (range == Range::kOverflow)
+      for (int32_t t = 0; t < kTile; t += 3) row_scale[t] = t % 2 == 0 ? 1e30f : 1e-38f;
+    for (size_t i = 0; range == Range::kPositive && i < start.size(); ++i) start[i] = 0;
   }
 
   EpilogueArgs args() {
@@ -110,6 +124,8 @@ struct Problem {
     args.gelu = gelu;
     args.acc_f32 = acc_f32.data();
     args.out_f32 = out_f32.data();
+    args.start = start.data();
+    args.row_scale = row_scale.data();
     return args;
   }
 };
@@ -176,7 +192,9 @@ double true_gelu(double x, bool tanh_form) {
 // The form's value by the plain formula in double, before quantization.
 double plain_value(const Problem& p, const Variant& variant, int32_t n, int32_t t) {
   const size_t i = static_cast<size_t>(n - p.row_begin) * kTile + t;
-  const double sum = variant.float_sums ? p.acc_f32[i] : static_cast<double>(p.acc[i]) * p.scale[n];
+  double sum = static_cast<double>(p.acc[i]) * p.scale[n];
+  if (variant.sums == kRows) sum = (static_cast<double>(p.acc[i]) + p.start[n]) * p.row_scale[t] * p.scale[n];
+  if (variant.sums == kF32Sums) sum = p.acc_f32[i];
   const double y = sum + p.bias[n];
   if (variant.gelu()) return true_gelu(y, p.gelu == kGeluTanh);
   return variant.relu() ? std::max(y, 0.0) : y;
@@ -231,14 +249,14 @@ void check_kernels(const EpilogueKernels& kernels, Check& check) {
   // A GELU that differs in its last float bit changes a few bytes in a million: six million find it.
   for (int32_t i = 0; i < 3000; ++i) {
     Problem p(64, 0, 64, kTile, Range::kPositive, seed++);
-    compare(kernels, p, {kGelu, i % 4 == 0}, check);
+    compare(kernels, p, {kGelu, i % 4 == 0 ? kF32Sums : i % 4 == 1 ? kRows : kS32}, check);
   }
   for (const Range range : {Range::kOrdinary, Range::kWide, Range::kTies, Range::kOverflow})
     for (const int32_t rows : {4, 8, 12, 36, 60, 64})
       for (const int32_t row_begin : {0, 64})
         for (int32_t tokens = 1; tokens <= kTile; tokens += rows == 12 ? 1 : 5)
-          for (int32_t i = 0; i < 2 * kNumForms; ++i) {
-            const Variant variant{i / 2, i % 2 != 0};
+          for (int32_t i = 0; i < kNumSums * kNumForms; ++i) {
+            const Variant variant{i / kNumSums, static_cast<Sums>(i % kNumSums)};
             Problem p(row_begin + rows + 8, row_begin, rows, tokens, range, seed++);
             if (seed / 2 % 2 == 0) p.gelu = kGeluTanh;
             compare(kernels, p, variant, check);

@@ -16,7 +16,8 @@ constexpr int64_t kHidden = 64, kHeads = 4, kNarrow = 20, kInner = 128, kVocab =
 // Owns the arrays that a description refers to.
 class Model {
  public:
-  // `mixed`: matrices, attentions and tables are int8 and float32 by turns; else all are int8.
+  // `mixed`: matrices, attentions and tables are int8 and float32 by turns, and most inputs of the int8 ones dynamic;
+  // else all are int8 and static.
   PlanDescription describe(int layers, bool mixed) {
     PlanDescription d = encoder(layers, mixed, kHidden);
     HeadRecord head;
@@ -111,6 +112,7 @@ class Model {
     } else {
       record.weight = bytes({n, k});
       record.scale = constants(n, 0.002f);
+      record.dynamic = mixed_ && role != Role::kFfnIn;
       record.input_scale = input_scale;
       record.input_zero_point = 128;
     }

@@ -13,6 +13,7 @@ _KINDS = {
     "spmm": "products",
     "gemm": "products",
     "round": "products",
+    "quantize": "dynamic inputs",
     "attention": "attention",
     "layer": "norms",
     "embedding": "embeddings",

@@ -70,8 +70,8 @@ def find_int8_parts(
         tensors: All tensors of the file, by name.
         shape: The sizes in config.json.
         quantization: What config.json announces. It says what a linear layer without a weight should have
-            been, and decides on attentions, tables and, unless it says `mixed`, on inputs. None for a config
-            that is still to be made.
+            been, and decides on attentions, tables and, where it says that they are all alike, on inputs.
+            None for a config that is still to be made.
     """
     announced = quantization or QuantizationConfig(
         format_version=4, weights="mixed", activations="mixed", attention="mixed"
@@ -98,7 +98,7 @@ def find_int8_parts(
     dynamic: frozenset[str] = frozenset()
     if announced.activations == "s8_dynamic":
         dynamic = linears
-    elif announced.activations == "mixed" and announced.format_version >= 4:
+    elif announced.activations != "u8_static" and announced.format_version >= 4:
         dynamic = frozenset(module for module in linears if not stored_names(tensors, module, RANGE_SUFFIXES))
     return Int8Parts(
         linears,

@@ -18,7 +18,7 @@ from secateur.checkpoint.found_pattern import find_pattern
 from secateur.checkpoint.layout import part_of
 from secateur.checkpoint.names import WEIGHT, WEIGHT_SUFFIXES, WEIGHT_VALUES, tensor_name
 from secateur.checkpoint.parts import expected_linears
-from secateur.commands.console import note, print_table, show_json
+from secateur.commands.console import note, output, print_table, show_json
 from secateur.tasks import task_of
 
 __all__ = ["examine", "run"]
@@ -55,6 +55,15 @@ def run(model: Path, isa: str | None, json_file: Path | None) -> None:
     said = _runs_as(found["pruned"], found["quantization"]["pattern"])
     if said:
         note(said)
+    numbers = found["numbers"]
+    if numbers["dynamic_linears"]:
+        output().print(
+            f"{numbers['dynamic_linears']} of {numbers['int8_linears']} int8 matrices quantize their input "
+            f"dynamically. That costs a second pass over each such input, which is kept in float32 first: "
+            f"the steps whose names end in .quantize.",
+            markup=False,
+            highlight=False,
+        )
     if not found["steps"]:
         note("The engine is not built, so no kernels are shown; see `secateur doctor`.")
         return
@@ -87,6 +96,9 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         `pruned` (`pattern` that the zeros have, `stored`: part of the weights that the file keeps, zeros in
         blocks that are not empty among them), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and
         `steps` (empty where the engine is not built).
+        `int8_linears` and `bf16_linears` of how many `linears`, `dynamic_linears` of the int8 ones,
+        `int8_attentions` of how many `attentions`, `embeddings`), `size_mb` (`embeddings`, `encoder`, `head`,
+        `file`), `isa` and `steps` (empty where the engine is not built).
     """
     checkpoint = read_checkpoint(model)
     steps: list[dict[str, Any]] = []
@@ -117,6 +129,7 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, Any]:
         "all": checkpoint.quantization.numbers,
         "int8_linears": len(parts.linears),
         "bf16_linears": len(parts.bf16),
+        "dynamic_linears": len(parts.dynamic),
         "linears": sum(1 for _ in expected_linears(checkpoint.shape)),
         "int8_attentions": len(parts.attention),
         "attentions": len(checkpoint.shape.stored_layers),

@@ -134,6 +134,12 @@ def _tags(quantization: QuantizationConfig) -> list[str]:
 
 def _numbers(quantization: QuantizationConfig) -> str:
     """Says what is int8 and what is not, as the end of a sentence."""
+    if quantization.numbers == "int8" and quantization.activations != "u8_static":
+        which = "in all layers" if quantization.activations == "s8_dynamic" else "in some layers"
+        return (
+            "weights, activations, attention and embeddings are 8-bit integers, and what the linear layers "
+            f"read is scaled token by token {which}"
+        )
     if quantization.numbers == "int8":
         return "weights, activations, attention and embeddings are 8-bit integers"
     if quantization.numbers == "bfloat16":
