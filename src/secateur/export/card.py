@@ -9,6 +9,8 @@ from secateur.checkpoint import FAMILIES, QuantizationConfig
 
 __all__ = ["model_card"]
 
+_DETAILS = ("quantization",)  # tensor by tensor: for metrics.json only
+
 
 def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     """Returns the README.md of a checkpoint.
@@ -51,7 +53,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> 
         f'`AutoModel{end.removeprefix("Model")}.from_pretrained("path/to/this/folder")`.',
         "",
     ]
-    rows = list(_rows(metrics or {}))
+    rows = list(_rows({key: value for key, value in (metrics or {}).items() if key not in _DETAILS}))
     if rows:
         lines += ["## Measured", "", "| what | value |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in rows]

@@ -65,11 +65,11 @@ class LayerwisePruner(Pruner):
             raise RecipeError(f"The sparsity {sparsity:g} is no fraction: give 0 to 1.")
         self._require_evidence(evidence)
         assert evidence is not None
-        shares = self._shares(sparsity, evidence) if self.ranking == "global" else {}
+        shares = self._even(sparsity) if self.ranking != "global" else self._compared(sparsity, evidence)
         for group, found in inputs_by_layer(self._blocks, evidence, self._statistics):
             self._prepare_(found)
             for projection in group:
-                self._prune_(projection, found, shares.get(projection.name, sparsity))
+                self._prune_(projection, found, shares[projection.name])
         self._prepare_(None)
         self.enforce_()
 
@@ -105,7 +105,19 @@ class LayerwisePruner(Pruner):
     def _prepare_(self, found: InputSquares | None) -> None:
         """Makes what matrices with the same input share; None forgets it."""
 
-    def _shares(self, sparsity: float, evidence: Evidence) -> Mapping[str, float]:
+    def _even(self, sparsity: float) -> Mapping[str, float]:
+        """Returns the same share for each matrix, to one block, so that together they meet the target."""
+        if self.pattern.is_grouped:
+            return {projection.name: sparsity for projection in self._projections}
+        shares, seen = {}, 0
+        for projection in self._projections:
+            size = projection.in_features * projection.out_features // self.pattern.block_size
+            remove = round(sparsity * (seen + size)) - round(sparsity * seen)
+            shares[projection.name] = remove / size
+            seen += size
+        return shares
+
+    def _compared(self, sparsity: float, evidence: Evidence) -> Mapping[str, float]:
         """Returns how much each matrix loses, by comparing blocks of all of them."""
         names, scores, kept = [], [], []
         for group, found in inputs_by_layer(self._blocks, evidence, self._statistics):

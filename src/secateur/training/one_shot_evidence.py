@@ -65,6 +65,16 @@ class OneShotEvidence:
             self.rows = len(rows)
             self._training = TrainingEvidence(model, rows.shuffled, rows.held_out, seed=seed)
 
+    @property
+    def step(self) -> int:
+        """Number of the update: another one draws other rows for gradients."""
+        return 0 if self._training is None else self._training.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        if self._training is not None:
+            self._training.step = step
+
     def gradients(
         self, count: int, *, draw: int = 0, matrices: Sequence[int] | None = None
     ) -> Iterator[list[Tensor]]:
