@@ -255,7 +255,7 @@ void check_kernels(const EpilogueKernels& kernels, Check& check) {
     for (const int32_t rows : {4, 8, 12, 36, 60, 64})
       for (const int32_t row_begin : {0, 64})
         for (int32_t tokens = 1; tokens <= kTile; tokens += rows == 12 ? 1 : 5)
-          for (int32_t i = 0; i < kNumSums * kNumForms; ++i) {
+          for (int32_t i = 0; i < int32_t{kNumSums} * kNumForms; ++i) {
             const Variant variant{i / kNumSums, static_cast<Sums>(i % kNumSums)};
             Problem p(row_begin + rows + 8, row_begin, rows, tokens, range, seed++);
             if (seed / 2 % 2 == 0) p.gelu = kGeluTanh;
