@@ -8,6 +8,7 @@ from secateur.recipe.recipe import (
     PruningStage,
     QuantizationStage,
     Recipe,
+    StudentShape,
     TrainingSettings,
     load_recipe,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "PruningStage",
     "QuantizationStage",
     "Recipe",
+    "StudentShape",
     "TrainingSettings",
     "load_recipe",
 ]

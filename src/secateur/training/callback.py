@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from secateur.distillation.teacher import StudentHook
+from secateur.distillation import SILENT, Lesson, StudentHook
 from secateur.errors import RecipeError, StructureError
 from secateur.modeling.structure import find_blocks, find_projections
 from secateur.quantization import (
@@ -32,6 +32,7 @@ from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
     check_lessons,
+    check_student,
     check_teacher,
     note_run,
     processes,
@@ -72,15 +73,21 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         recipe: A recipe, the name of one, or the path of one.
         teacher: The dense model to learn from. None is fine where the recipe does not distil, or where every
             batch brings `teacher_logits`; such a column needs `remove_unused_columns=False`.
+        teacher_device: Where the teacher runs; None is where the student does.
     """
 
-    def __init__(self, recipe: Recipe | str, teacher: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe | str,
+        teacher: nn.Module | None = None,
+        teacher_device: torch.device | str | None = None,
+    ) -> None:
         self.recipe = load_recipe(recipe)
         self.pruner: Pruner | None = None  # the one of the current or next pruning stage
         self._pruners: list[Pruner] = []
         self._quantization = self.recipe.stage(QuantizationStage)
-        hidden = max((stage.hidden for stage in self.recipe.stages_of(DistillationStage)), default=0.0)
-        self._hook = StudentHook(0.0, 1.0, teacher, hidden)
+        lessons = [Lesson.of(stage) for stage in self.recipe.stages_of(DistillationStage)]
+        self._hook = StudentHook(SILENT, teacher, later=lessons, teacher_device=teacher_device)
         self._teacher = teacher
         self._model: Any = None
         self._plan: StepPlan | None = None
@@ -173,6 +180,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             )
         if self._quantizing:
             freeze_observers_(self._model)
+        self._hook.finish_()
 
     def status(self) -> dict[str, float]:
         """Returns what there is to log: `sparsity`, and `quantized` and `ranges_frozen` as 0 or 1."""
@@ -305,8 +313,9 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
                 "This CompressionCallback belongs to another Trainer or model: make a new one for each."
             )
         if self._teacher is not None:
-            check_teacher(self._teacher, model)
+            check_teacher(self._teacher, model, self.recipe)
         blocks = find_blocks(model)
+        check_student(self.recipe, model)
         self._model = model
         self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
         for stage in self.recipe.stages_of(PruningStage):
@@ -359,10 +368,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         if self._freezer is not None:
             self._freezer.freeze_(now.frozen)
         lesson = now.distillation
-        if lesson is None:
-            self._hook.follow_(hardness=0.0, temperature=1.0, hidden=0.0)
-        else:
-            self._hook.follow_(lesson.hardness, lesson.temperature, lesson.hidden)
+        self._hook.follow_(SILENT if lesson is None else Lesson.of(lesson))
 
     def _forget_early_bests(self, state: Any, step: int | None = None) -> None:
         """Forgets what the Trainer holds for its best model if that was evaluated before the goal."""
@@ -370,7 +376,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def _own_groups(self) -> list[dict[str, Any]]:
-        return [group for pruner in self._pruners for group in pruner.parameter_groups()]
+        pruners = [group for pruner in self._pruners for group in pruner.parameter_groups()]
+        return [*pruners, *self._hook.parameter_groups()]
 
     def _check_groups(self, optimizer: Any) -> None:
         own = {id(parameter) for group in self._own_groups() for parameter in group["params"]}

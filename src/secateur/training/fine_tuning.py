@@ -15,7 +15,7 @@ from typing import Any
 from transformers import Trainer, set_seed
 
 from secateur.data import Splits
-from secateur.distillation.teacher import StudentHook
+from secateur.distillation import SILENT, StudentHook
 from secateur.errors import UnsupportedError
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
 from secateur.training.collation import padder_for, training_features
@@ -118,7 +118,7 @@ def fine_tune(
             data_collator=padder_for(tokenizer, task, network, train, None, seed),
             train_dataset=train,
         )
-        hook = StudentHook(0.0, 1.0)  # computes logits of masked words only, and counts as compression does
+        hook = StudentHook(SILENT)  # computes logits of masked words only, and counts as compression does
         hook.attach_(network)
         count_items_(trainer, hook)
         show_progress_(
