@@ -73,6 +73,8 @@ def build_student(
         narrower students at random and teach them on plain text; cutting is ours, a start for fewer texts.
     """
     student = copy.deepcopy(model)
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        student.requires_grad_(True)  # the model is a teacher already, which nothing shall train
     kept = layers_to_keep(model, layers)
     if kept is not None:
         keep_layers_(student, kept)
@@ -183,15 +185,15 @@ def _block_rules(
         _squares(block.ffn_in.linear.weight, 1) * _squares(block.ffn_out.linear.weight, 0),
         small.intermediate_size,
     )
-    every = {
-        block.q: (matching, channels, math.sqrt(size / block.head_dim)),  # scores keep their scale
-        block.k: (matching, channels, 1.0),
-        block.v: (carrying, channels, 1.0),
-        block.attn_out: (channels, carrying, 1.0),
-        block.ffn_in: (neurons, channels, 1.0),
-        block.ffn_out: (channels, neurons, 1.0),
+    matched = math.sqrt(size / block.head_dim)  # scores keep their scale
+    return {
+        block.q.name: (matching, channels, matched),
+        block.k.name: (matching, channels, 1.0),
+        block.v.name: (carrying, channels, 1.0),
+        block.attn_out.name: (channels, carrying, 1.0),
+        block.ffn_in.name: (neurons, channels, 1.0),
+        block.ffn_out.name: (channels, neurons, 1.0),
     }
-    return {projection.name: rule for projection, rule in every.items()}
 
 
 def _by_head(projection: Projection, block: EncoderBlock, transposed: bool) -> Tensor:

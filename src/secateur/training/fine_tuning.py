@@ -26,7 +26,15 @@ from secateur.training.loading import has_head, load_network, load_tokenizer
 from secateur.training.progress import show_progress_
 from secateur.training.run_folder import RunFolder, SeededOrder
 
-__all__ = ["FineTuning", "check_model_target", "evaluate", "fine_tune", "save_copy", "tuning_steps"]
+__all__ = [
+    "FineTuning",
+    "check_model_target",
+    "evaluate",
+    "fine_tune",
+    "save_copy",
+    "save_model",
+    "tuning_steps",
+]
 
 EPOCHS = 5.0
 MIN_STEPS = 400  # a few hundred rows need many passes
@@ -130,7 +138,7 @@ def fine_tune(
             trainer.add_callback(SeededOrder())
             run.train(trainer)
         hook.detach_()
-        _save(network, tokenizer, Path(out))
+        save_model(network, tokenizer, Path(out))
     minutes = (time.monotonic() - started) / 60
     metrics: dict[str, Any] = {"epochs": round(epochs, 2), "minutes": round(minutes, 2), "seed": seed}
     metrics |= evaluate(network, tokenizer, splits, longest)
@@ -148,7 +156,7 @@ def check_model_target(out: Path) -> None:
         raise UnsupportedError(f"{out} exists and is no model folder; it is left alone: give another place.")
 
 
-def _save(network: Any, tokenizer: Any, out: Path) -> None:
+def save_model(network: Any, tokenizer: Any, out: Path) -> None:
     """Writes a Hugging Face folder beside `out`, then puts it in its place."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
