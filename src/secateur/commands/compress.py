@@ -56,6 +56,7 @@ class Request:
     kind: str | None = None
     max_length: int | None = None
     cache: Path | None = None
+    student: str | None = None
 
 
 def run(request: Request) -> None:
@@ -89,6 +90,7 @@ def run(request: Request) -> None:
             request.recipe,
             request.out,
             teacher=request.teacher,
+            student=request.student,
             dense_out=request.dense_out,
             max_length=request.max_length,
             cache=request.cache,
