@@ -135,7 +135,8 @@ class InnerStates:
 
     def _catch_embeddings(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if self._caught.embeddings is None and not _recomputing():
-            self._caught.embeddings = args[0] if args else kwargs["hidden_states"]
+            given = (*args, *kwargs.values())  # the states come first, whatever a version calls them
+            self._caught.embeddings = next(one for one in given if isinstance(one, Tensor))
 
 
 def scores_of(caught: Caught, layer: int, heads: int) -> Tensor:
