@@ -47,7 +47,9 @@ def test_updates_happen_where_the_value_changes_and_at_the_end() -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(RecipeError, match="'cubik' is not known; allowed: cubic, linear"):
+    with pytest.raises(
+        RecipeError, match="'cubik' is not known; allowed: constant, cubic, geometric, linear"
+    ):
         scheduled_sparsity("cubik", 0, **BOUNDS, initial=0.0, final=0.5)
 
 

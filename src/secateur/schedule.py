@@ -8,8 +8,10 @@ from secateur.errors import RecipeError
 
 __all__ = [
     "SCHEDULES",
+    "constant_sparsity",
     "cubic_sparsity",
     "cycled_learning_rate",
+    "geometric_sparsity",
     "is_update_step",
     "linear_sparsity",
     "run_learning_rate",
@@ -42,7 +44,38 @@ def linear_sparsity(progress: float, initial: float, final: float) -> float:
     return initial + (final - initial) * progress
 
 
-SCHEDULES = {"cubic": cubic_sparsity, "linear": linear_sparsity}
+def geometric_sparsity(progress: float, initial: float, final: float) -> float:
+    """Returns the sparsity of a schedule whose updates each take an equal part of what is left.
+
+    Args:
+        progress: As in `cubic_sparsity`.
+        initial: As in `cubic_sparsity`.
+        final: As in `cubic_sparsity`, below 1.
+
+    Returns:
+        `1 - (1 - initial)**(1 - progress) * (1 - final)**progress`.
+
+    Source:
+        Frankle and Carbin, "The lottery ticket hypothesis" (2019), section 2: iterative pruning removes
+        p**(1/n) of the weights that survive in each of n rounds.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if progress in (0.0, 1.0):
+        return final if progress else initial
+    return float(1.0 - (1.0 - initial) ** (1.0 - progress) * (1.0 - final) ** progress)
+
+
+def constant_sparsity(progress: float, initial: float, final: float) -> float:
+    """Returns the final sparsity at once; arguments as in `cubic_sparsity`."""
+    return final
+
+
+SCHEDULES = {
+    "constant": constant_sparsity,
+    "cubic": cubic_sparsity,
+    "geometric": geometric_sparsity,
+    "linear": linear_sparsity,
+}
 
 
 def scheduled_sparsity(
@@ -61,7 +94,7 @@ def scheduled_sparsity(
     the masks it had. From `end_step` on it is exactly `final`.
 
     Args:
-        schedule: Name of the curve: `cubic` or `linear`.
+        schedule: Name of the curve, a key of `SCHEDULES`.
         step: Number of optimizer steps done.
         start_step: The first update; the sparsity before it is 0.
         end_step: The last update.
@@ -127,6 +160,7 @@ def cycled_learning_rate(
     final: float = 0.0,
     rewind: float = 1.0,
     warmup: float = 0.0,
+    low: float = 0.0,
 ) -> float:
     """Returns the factor on the learning rate in cycles of equal length, each with its rise and its fall.
 
@@ -139,8 +173,9 @@ def cycled_learning_rate(
         peak: Factor at the top of the first cycle.
         final: Part of a cycle's peak that is left at its end.
         rewind: Peak of a cycle as a part of that of the cycle before.
-        warmup: Part of each cycle in which the factor rises: from 0 in the first, later from where the cycle
-            before ended.
+        warmup: Part of each cycle in which the factor rises: from `low` in the first, later from where the
+            cycle before ended.
+        low: Factor from which the first cycle rises.
 
     Raises:
         RecipeError: The schedule is not known.
@@ -151,7 +186,7 @@ def cycled_learning_rate(
     progress = (scaled - cycle * length) / length
     top = peak * rewind**cycle
     if progress < warmup:
-        low = 0.0 if cycle == 0 else final * peak * rewind ** (cycle - 1)
+        low = low if cycle == 0 else final * peak * rewind ** (cycle - 1)
         return low + (top - low) * progress / warmup
     fallen = (progress - warmup) / (1.0 - warmup) if warmup < 1.0 else 0.0
     if schedule == "linear":

@@ -10,12 +10,14 @@ from typing import Any, get_args
 import pytest
 
 from secateur.recipe import BUILTIN_RECIPES, Recipe, load_recipe
+from secateur.recipe.pruning_methods import METHODS
 from secateur.recipe.schema import described_keys, recipe_schema, recipe_schema_text
 from secateur.recipe.stages import STAGE_TYPES, SmallData, TrainingSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+OPTIONS = {key for record in METHODS.values() for key in record.model_fields}
 RECORDS = [TrainingSettings, SmallData, *STAGE_TYPES.values()]
 
 
@@ -24,7 +26,7 @@ def test_the_committed_schema_is_the_parsers() -> None:
     assert (DOCS / "recipe.schema.json").read_text(encoding="utf-8") == recipe_schema_text()
 
 
-@pytest.mark.parametrize("record", [Recipe, *RECORDS])
+@pytest.mark.parametrize("record", [Recipe, *RECORDS, *METHODS.values()])
 def test_every_key_is_described_where_it_is_defined(record: Any) -> None:
     summary, attributes = described_keys(record)
     assert summary
@@ -54,11 +56,21 @@ def test_the_page_has_the_whole_vocabulary() -> None:
             if record is not None:
                 used.setdefault(type(record).__name__, set()).update(record.model_fields_set)
     for record in (Recipe, *RECORDS):
-        assert used[record.__name__] == set(record.model_fields), record.__name__
+        assert used[record.__name__] - OPTIONS == set(record.model_fields), record.__name__
         for field in record.model_fields.values():
             for word in get_args(field.annotation):
                 if isinstance(word, str):
                     assert word in PAGE
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_page_has_every_method_with_its_keys(method: str) -> None:
+    *_, row = (line for line in PAGE.splitlines() if line.startswith(f"| `{method}` |"))
+    for key, field in METHODS[method].model_fields.items():
+        assert f"`{key}" in row
+        default = re.search(rf"`{key}: ([^`]+)`", row)
+        if default is not None:
+            assert default[1] == str(field.default) or float(default[1]) == float(field.default)
 
 
 def test_the_page_shows_balanced_as_it_is() -> None:

@@ -1,6 +1,6 @@
 """What test_two_processes.py runs, alone or under torchrun: trains a tiny model, writes what each has.
 
-python several_processes.py trainer|loop OUT ROWS_OF_A_PROCESS
+python several_processes.py trainer|loop OUT ROWS_OF_A_PROCESS [METHOD]
 """
 
 from __future__ import annotations
@@ -24,15 +24,24 @@ STAGES = (
     {"type": "distillation", "hardness": 0.9, "temperature": 2.0, "hidden": 0.5},
     {"type": "quantization", "start_epoch": 1, "freeze_epoch": 1.75},
 )
+LATER = {"start_epoch": 0.5}  # what learns scores needs time before it prunes
+OBERT = {"method": "obert", "num_grads": 11, "fisher_block_size": 16, "damp": "auto", "recomputations": 2}
+
+KEYS = {
+    "obert": OBERT,
+    "movement": {"method": "movement", **LATER},
+    "soft-movement": {"method": "soft-movement", **LATER},
+}
 
 
-def main(way: str, out: Path, batch_size: int) -> None:
+def main(way: str, out: Path, batch_size: int, method: str) -> None:
     torch.set_num_threads(1)
     model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     # SGD: Adam makes steps of full size of gradients that are nothing but rounding, as those of key biases.
-    callback = CompressionCallback(recipe(*STAGES, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
+    stages = ({**STAGES[0], **KEYS.get(method, {"method": method})}, *STAGES[1:])
+    callback = CompressionCallback(recipe(*stages, learning_rate=0.1), copy.deepcopy(tiny_model(1)))
     if way == "trainer":
-        trainer(
+        made = trainer(
             out,
             model,
             callback,
@@ -41,12 +50,21 @@ def main(way: str, out: Path, batch_size: int) -> None:
             optim="sgd",
             learning_rate=0.1,
             max_grad_norm=0.0,
-        ).train()
+        )
+        if method != "magnitude":
+            callback.connect_(made)
+        made.train()
     else:
         accelerator = Accelerator(cpu=True)
         loader = accelerator.prepare(DataLoader(rows(64), batch_size, collate_fn=Padder(0)))
-        callback.attach_(model, steps_per_epoch=len(loader), total_steps=2 * len(loader))
+        callback.attach_(
+            model,
+            steps_per_epoch=len(loader),
+            total_steps=2 * len(loader),
+            batches=lambda: DataLoader(rows(64), 8, shuffle=True, collate_fn=Padder(0)),
+        )
         optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+        callback.group_parameters_(optimizer)
         wrapped = accelerator.prepare(model).train()
         step = 0
         for _ in range(2):
@@ -64,4 +82,4 @@ def main(way: str, out: Path, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:] or ["magnitude"])

@@ -25,13 +25,23 @@ def run(*arguments: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", ["trainer", "loop"])
-def test_two_processes_give_what_one_gives(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "method"),
+    [
+        ("trainer", "magnitude"),
+        ("loop", "magnitude"),
+        ("trainer", "soft-movement"),
+        ("loop", "movement"),
+        ("trainer", "lottery-ticket"),
+        ("loop", "obert"),
+    ],
+)
+def test_two_processes_give_what_one_gives(tmp_path: Path, way: str, method: str) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir()
     together.mkdir()
-    run(str(SCRIPT), way, str(alone), "16")
-    run(*TORCHRUN, str(SCRIPT), way, str(together), "8")
+    run(str(SCRIPT), way, str(alone), "16", method)
+    run(*TORCHRUN, str(SCRIPT), way, str(together), "8", method)
     expected = load_file(alone / "rank0.safetensors")
     first, second = (load_file(together / f"rank{rank}.safetensors") for rank in (0, 1))
     assert expected.keys() == first.keys() == second.keys()

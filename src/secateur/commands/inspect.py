@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from secateur.bench.machine import engine_cpu_info
-from secateur.checkpoint import Checkpoint, find_int8_parts, read_checkpoint
+from secateur.checkpoint import (
+    Checkpoint,
+    decode_float_weight,
+    decode_weight,
+    find_int8_parts,
+    read_checkpoint,
+)
+from secateur.checkpoint.found_pattern import find_pattern
 from secateur.checkpoint.layout import expected_linears, part_of
+from secateur.checkpoint.names import WEIGHT, WEIGHT_SUFFIXES, WEIGHT_VALUES, tensor_name
 from secateur.commands.console import note, print_table, show_json
 from secateur.tasks import task_of
 
@@ -43,6 +51,9 @@ def run(model: Path, isa: str | None, json_file: Path | None) -> None:
     sizes = found["size_mb"]
     rows = [(part, f"{sizes[part]:.3f}", f"{sizes[part] / sizes['file']:.1%}") for part in sizes]
     print_table(title, ("part", "MB", "share"), rows, numbers=2)
+    said = _runs_as(found["pruned"], found["quantization"]["pattern"])
+    if said:
+        note(said)
     if not found["steps"]:
         note("The engine is not built, so no kernels are shown; see `secateur doctor`.")
         return
@@ -71,8 +82,10 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         `task`, `shape`, `stored_layers` (fewer than run where layers share weights), `outputs` (of the task
         head, in words), `labels`, `quantization`, `numbers` (`all`: int8, bfloat16, float32 or mixed;
         `int8_linears` and `bf16_linears` of how many `linears`, `int8_attentions` of how many `attentions`,
-        `embeddings`), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and `steps` (empty where the
-        engine is not built).
+        `embeddings`),
+        `pruned` (`pattern` that the zeros have, `stored`: part of the weights that the file keeps, zeros in
+        blocks that are not empty among them), `size_mb` (`embeddings`, `encoder`, `head`, `file`), `isa` and
+        `steps` (empty where the engine is not built).
     """
     checkpoint = read_checkpoint(model)
     steps: list[dict[str, Any]] = []
@@ -90,6 +103,7 @@ def examine(model: Path, isa: str | None = None) -> dict[str, Any]:
         "labels": checkpoint.labels,
         "quantization": checkpoint.quantization.model_dump(),
         "numbers": _numbers(checkpoint),
+        "pruned": _pruned(checkpoint),
         "size_mb": _sizes(checkpoint),
         "isa": chosen,
         "steps": steps,
@@ -107,6 +121,34 @@ def _numbers(checkpoint: Checkpoint) -> dict[str, Any]:
         "attentions": len(checkpoint.shape.stored_layers),
         "embeddings": "int8" if parts.embeddings else "float32",
     }
+
+
+def _pruned(checkpoint: Checkpoint) -> dict[str, Any]:
+    parts = find_int8_parts(checkpoint.tensors, checkpoint.shape, checkpoint.quantization)
+    weights = []
+    kept = total = 0
+    for _, module, out_features, in_features in expected_linears(checkpoint.shape):
+        stored = {
+            suffix: checkpoint.tensors[name]
+            for suffix in WEIGHT_SUFFIXES
+            if (name := tensor_name(module, suffix)) in checkpoint.tensors
+        }
+        decode = decode_weight if module in parts.linears else decode_float_weight
+        weights.append(decode(stored, in_features)[0])
+        kept += stored[WEIGHT_VALUES if WEIGHT_VALUES in stored else WEIGHT].size
+        total += out_features * in_features
+    return {"pattern": find_pattern(weights), "stored": round(kept / total, 6)}
+
+
+def _runs_as(pruned: Mapping[str, Any], stored: str) -> str:
+    """Says what a pattern without kernels of its own runs as; nothing where it has some."""
+    pattern = pruned["pattern"]
+    if pattern in ("dense", stored):
+        return ""
+    return (
+        f"Pruned as {pattern}, for which the engine has no kernel of its own: it runs as {stored}, the "
+        f"nearest that contains it, and {pruned['stored']:.1%} of the weights are stored."
+    )
 
 
 def _outputs(checkpoint: Checkpoint) -> str:

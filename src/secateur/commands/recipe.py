@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.plot import plot_page, require_plotly
 from secateur.recipe.schema import recipe_schema_text
+from secateur.recipe.stages import PruningStage
 from secateur.recipe.timeline import time_line_table, timeline
 from secateur.recipe.times import counts_steps
 
@@ -107,8 +108,10 @@ def _with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
 
 
 def _counts_steps(recipe: Recipe) -> bool:
-    keys = ("start_epoch", "end_epoch", "freeze_epoch", "update_every")
-    return any(counts_steps(getattr(stage, key, None)) for stage in recipe.stages for key in keys)
+    keys = ("start_epoch", "end_epoch", "freeze_epoch", "update_every", "rewind_epoch")
+    times = [getattr(stage, key, None) for stage in recipe.stages for key in keys]
+    times += [time for stage in recipe.stages_of(PruningStage) for time, _ in stage.steps or ()]
+    return any(map(counts_steps, times))
 
 
 def _least_rows(recipe: Recipe) -> int:

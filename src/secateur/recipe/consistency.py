@@ -8,15 +8,16 @@ from itertools import pairwise
 from typing import TypeVar
 
 from secateur.recipe.problems import Problem
+from secateur.recipe.record import StageRecord
 from secateur.recipe.stages import (
     DistillationStage,
     FreezingStage,
     LearningRateStage,
+    LockStage,
     PruningStage,
     QuantizationStage,
     Record,
     TrainingSettings,
-    order_problems,
 )
 from secateur.recipe.times import Clock, shown
 
@@ -42,16 +43,22 @@ def inconsistencies(
     problems = [
         Problem(("stages", index, *problem.place), problem.text)
         for index, stage in stages
-        for problem in order_problems(stage, clock)
+        for problem in _order_problems(stage, clock)
     ]
     problems += _after_the_end(stages, clock)
     problems += _overlaps(_of(PruningStage, stages), "pruning", clock)
     problems += _overlaps(_of(DistillationStage, stages), "distillation", clock)
     problems += _overlaps(_of(LearningRateStage, stages), "learning_rate", clock)
     problems += _pruning(_of(PruningStage, stages))
+    problems += _targets(training, stages)
+    problems += _cycles(stages)
     problems += _quantization(stages, clock)
     problems += _freezing(training, stages, clock)
     return sorted(problems, key=lambda problem: tuple(map(str, problem.place)))
+
+
+def _order_problems(stage: Record, clock: Clock) -> list[Problem]:
+    return stage.order_problems(clock) if isinstance(stage, StageRecord) else []
 
 
 def _of(kind: type[StageT], stages: Sequence[Indexed]) -> list[tuple[int, StageT]]:
@@ -86,14 +93,38 @@ def _overlaps(stages: Sequence[tuple[int, Spanning]], word: str, clock: Clock) -
 
 def _pruning(stages: Sequence[tuple[int, PruningStage]]) -> Iterator[Problem]:
     for (before, first), (index, second) in pairwise(stages):
-        if second.pattern != first.pattern:
-            text = f"{second.pattern} contradicts the {first.pattern} of stages[{before}]: give all the same"
-            yield Problem(("stages", index, "pattern"), text)
+        for key in ("pattern", "targets", "biases"):
+            other, own = (_worded(getattr(stage, key)) for stage in (first, second))
+            if own != other:
+                text = f"{own} contradicts the {other} of stages[{before}]: give all the same"
+                yield Problem(("stages", index, key), text)
         for key in ("sparsity", "initial_sparsity"):
             value = getattr(second, key)
             if value is not None and value < first.sparsity:
                 text = f"{value:g} is below the {first.sparsity:g} that stages[{before}] reaches"
                 yield Problem(("stages", index, key), text)
+
+
+def _worded(value: str | bool | tuple[str, ...]) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value).lower()
+
+
+def _targets(training: TrainingSettings | None, stages: Sequence[Indexed]) -> Iterator[Problem]:
+    locks = _of(LockStage, stages)
+    for index, _ in locks[1:]:
+        yield Problem(("stages", index), f"is one of several stages of the type lock, after {locks[0][0]}")
+    if training is None or not training.freeze_embeddings:
+        return
+    for index, stage in _of(PruningStage, stages):
+        if "embeddings" in stage.targets:
+            text = "has embeddings, which training.freeze_embeddings freezes for the whole run"
+            yield Problem(("stages", index, "targets"), text)
+
+
+def _cycles(stages: Sequence[Indexed]) -> Iterator[Problem]:
+    for index, stage in _of(LearningRateStage, stages):
+        if stage.cycles == "pruning" and not _of(PruningStage, stages):
+            yield Problem(("stages", index, "cycles"), "is pruning, but no stage prunes: write a number")
 
 
 def _quantization(stages: Sequence[Indexed], clock: Clock) -> Iterator[Problem]:

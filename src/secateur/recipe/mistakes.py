@@ -11,7 +11,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from secateur.recipe.consistency import inconsistencies
 from secateur.recipe.problems import InconsistentError, Location, Problem
-from secateur.recipe.stages import STAGE_TYPES, Record, SmallData, Stage, TrainingSettings
+from secateur.recipe.pruning_methods import METHODS, option_problems
+from secateur.recipe.stages import STAGE_TYPES, PruningStage, Record, SmallData, Stage, TrainingSettings
 from secateur.recipe.times import Clock
 
 __all__ = ["find_problems"]
@@ -54,6 +55,7 @@ def _of_the_sound(values: dict[Any, Any]) -> list[Problem]:
         try:
             sound.append((index, _STAGE.validate_python(_stripped(stage, STAGE_TYPES[kind]))))
         except ValidationError as error:
+            problems += _of_the_options(index, stage)
             for one in error.errors():
                 carried = one.get("ctx", {}).get("error")
                 if isinstance(carried, InconsistentError):
@@ -63,6 +65,19 @@ def _of_the_sound(values: dict[Any, Any]) -> list[Problem]:
                     ]
     clock = Clock(None if training is None else training.epochs)
     return problems + inconsistencies(training, sound, clock)
+
+
+def _of_the_options(index: int, stage: dict[Any, Any]) -> list[Problem]:
+    """Says what is wrong with the method's own keys of a pruning stage that has other faults."""
+    method = stage.get("method", PruningStage.model_fields["method"].default)
+    if stage["type"] != "pruning" or not isinstance(method, str) or method not in METHODS:
+        return []
+    shared = list(PruningStage.model_fields)
+    own = {str(key): value for key, value in stage.items() if key not in shared}
+    return [
+        Problem(("stages", index, *problem.place), problem.text, problem.key)
+        for problem in option_problems(method, own, shared)
+    ]
 
 
 def _stripped(values: Any, record: type[Record]) -> Any:
@@ -97,8 +112,11 @@ def _described(problem: dict[str, Any], recipe: type[BaseModel]) -> list[Problem
     value = problem.get("input")
     if isinstance(value, (str, int, float)):
         text += f", but is {value!r}"
-    if kind == "literal_error" and isinstance(value, str):
-        near = get_close_matches(value, _choices(problem["ctx"]["expected"]), 1, cutoff=0.5)
+    choices = _choices(problem["ctx"]["expected"]) if kind == "literal_error" else []
+    if place and place[-1] == "method":
+        choices = list(METHODS)
+    if choices and isinstance(value, str):
+        near = get_close_matches(value, choices, 1, cutoff=0.5)
         text += f" (did you mean {near[0]!r}?)" if near else ""
     return [Problem(place, text)]
 

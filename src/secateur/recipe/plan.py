@@ -12,6 +12,7 @@ from secateur.errors import RecipeError, problem_list
 from secateur.recipe.consistency import inconsistencies
 from secateur.recipe.problems import Problem
 from secateur.recipe.recipe import Recipe
+from secateur.recipe.spans import DistillationSpan, FreezingSpan, LearningRateSpan, PruningSpan
 from secateur.recipe.stages import (
     DistillationStage,
     FreezingStage,
@@ -20,90 +21,19 @@ from secateur.recipe.stages import (
     QuantizationStage,
 )
 from secateur.recipe.times import Clock
-from secateur.schedule import cycled_learning_rate, is_update_step, run_learning_rate, scheduled_sparsity
+from secateur.schedule import run_learning_rate
 
-__all__ = ["DistillationSpan", "FreezingSpan", "LearningRateSpan", "PruningSpan", "StepPlan", "StepState"]
+__all__ = [
+    "LEAST_SPARSITY",
+    "DistillationSpan",
+    "FreezingSpan",
+    "LearningRateSpan",
+    "PruningSpan",
+    "StepPlan",
+    "StepState",
+]
 
-_LEAST_SPARSITY = 1e-3  # a dense model has single zeros by chance
-
-
-@dataclass(frozen=True)
-class PruningSpan:
-    """One pruning stage in steps.
-
-    Attributes:
-        position: Which of the pruning stages, from 0.
-        stage: The stage.
-        start: First update.
-        end: Last update.
-        update_every: Steps between updates.
-        initial: Sparsity at `start`.
-    """
-
-    position: int
-    stage: PruningStage
-    start: int
-    end: int
-    update_every: int
-    initial: float
-
-    def sparsity(self, step: int) -> float:
-        """Returns the sparsity that holds after `step` steps, at least `start`."""
-        return scheduled_sparsity(
-            self.stage.schedule,
-            step,
-            start_step=self.start,
-            end_step=self.end,
-            update_every=self.update_every,
-            initial=self.initial,
-            final=self.stage.sparsity,
-        )
-
-    def updates_at(self, step: int) -> bool:
-        """Says whether masks are chosen anew after `step` steps."""
-        return is_update_step(step, start_step=self.start, end_step=self.end, update_every=self.update_every)
-
-
-@dataclass(frozen=True)
-class DistillationSpan:
-    """One distillation stage, at work from `start` until before `end`."""
-
-    stage: DistillationStage
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class FreezingSpan:
-    """One freezing stage, at work from `start` until before `end`."""
-
-    stage: FreezingStage
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class LearningRateSpan:
-    """One learning rate stage, at work from `start` until before `end`."""
-
-    stage: LearningRateStage
-    start: int
-    end: int
-
-    def factor(self, step: int) -> float:
-        """Returns the factor on the run's learning rate for the step after `step` steps."""
-        stage = self.stage
-        return cycled_learning_rate(
-            stage.schedule,
-            step,
-            start_step=self.start,
-            end_step=self.end,
-            cycles=stage.cycles,
-            peak=stage.peak,
-            final=stage.final,
-            rewind=stage.rewind,
-            warmup=stage.warmup,
-        )
+LEAST_SPARSITY = 1e-3  # a dense model has single zeros by chance
 
 
 @dataclass(frozen=True)
@@ -174,7 +104,7 @@ class StepPlan:
         Raises:
             RecipeError: The recipe does not fit the run or the model; names everything.
         """
-        found_sparsity = found_sparsity if found_sparsity >= _LEAST_SPARSITY else 0.0
+        found_sparsity = found_sparsity if found_sparsity >= LEAST_SPARSITY else 0.0
         clock = Clock(total_steps / steps_per_epoch, steps_per_epoch, total_steps)
         stages = list(enumerate(recipe.stages))
         problems = inconsistencies(recipe.training, stages, clock)
@@ -198,13 +128,11 @@ class StepPlan:
             quantize = clock.step(quantization.start_epoch)
             # At least one batch must be seen before ranges can be frozen.
             freeze = max(clock.step(quantization.freeze_epoch), quantize + 1)
-        rates = tuple(
-            LearningRateSpan(stage, *_range(stage, clock)) for stage in recipe.stages_of(LearningRateStage)
-        )
+        rates = tuple(_rate(stage, clock, pruning) for stage in recipe.stages_of(LearningRateStage))
         last_prune = pruning[-1].end if pruning else 0
         too_short = max(last_prune, freeze or 0) > total_steps
         too_short |= freeze is not None and last_prune > freeze
-        too_short |= any(span.end - span.start < span.stage.cycles for span in rates)
+        too_short |= any(span.end - span.start < len(span.starts) for span in rates)
         if too_short:
             raise RecipeError(
                 f"A run of {total_steps} steps is too short for the recipe {recipe.name!r}: train longer."
@@ -295,12 +223,29 @@ def _pruning(recipe: Recipe, clock: Clock, found: float) -> tuple[PruningSpan, .
     for position, stage in enumerate(recipe.stages_of(PruningStage)):
         # Rounding to steps must neither turn two stages around nor leave one without a step.
         start = max(clock.step(stage.start_epoch), free)
-        end = max(clock.step(stage.end_epoch), start + 1)
-        every = max(1, clock.step(stage.update_every))
+        once = clock.order(stage.end_epoch, stage.start_epoch) == 0
+        end = start if once else max(clock.step(stage.end_epoch), start + 1)
+        every = max(1, end - start if stage.update_every is None else clock.step(stage.update_every))
         initial = reached if stage.initial_sparsity is None else stage.initial_sparsity
-        spans.append(PruningSpan(position, stage, start, end, every, initial))
+        steps = None
+        if stage.steps is not None:
+            # Of steps that fall together the last holds.
+            steps = tuple(
+                {min(max(clock.step(time), start), end): value for time, value in stage.steps}.items()
+            )
+        rewind = getattr(stage.options, "rewind_epoch", None)
+        remember = None if rewind is None else min(clock.step(rewind), start)
+        spans.append(PruningSpan(position, stage, start, end, every, initial, steps, remember))
         reached, free = stage.sparsity, end
     return tuple(spans)
+
+
+def _rate(stage: LearningRateStage, clock: Clock, pruning: tuple[PruningSpan, ...]) -> LearningRateSpan:
+    start, end = _range(stage, clock)
+    if stage.cycles != "pruning":
+        return LearningRateSpan(stage, start, end)
+    updates = {step for span in pruning for step in span.updates if start < step < end}
+    return LearningRateSpan(stage, start, end, tuple(sorted(updates)))
 
 
 def _range(stage: DistillationStage | FreezingStage | LearningRateStage, clock: Clock) -> tuple[int, int]:

@@ -19,9 +19,10 @@ _COLOURS = {
     "distillation": "#2f5d9f",
     "quantization": "#8c5e9c",
     "frozen": "#4a4a4a",
+    "lock": "#6b8e23",
 }
 _PALE = {"masks stay": "#9cc5b7", "int8 simulated, ranges frozen": "#cbb3d4"}
-_LANES = ("distillation", "pruning", "quantization", "frozen")
+_LANES = ("distillation", "pruning", "lock", "quantization", "frozen")
 _POINTS = 3000  # of a curve; more cannot be told apart
 
 
@@ -228,11 +229,9 @@ def _sampled(plan: StepPlan) -> list[int]:
     stride = max(1, plan.total_steps // _POINTS)
     steps = set(range(0, plan.total_steps + 1, stride)) | {plan.warmup_steps, plan.total_steps}
     for span in plan.pruning:
-        steps |= {span.start, span.end}
+        steps |= {span.start, span.end, *(span.updates if span.steps is not None else ())}
     for rate in plan.learning_rate:
-        length, cycles = rate.end - rate.start, rate.stage.cycles
-        for cycle in range(cycles + 1):
-            edge = rate.start + -(-cycle * length // cycles)
+        for edge in (*rate.starts, rate.end):
             steps |= {edge - 1, edge}
     return sorted(step for step in steps if 0 <= step <= plan.total_steps)
 

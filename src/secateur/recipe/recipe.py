@@ -14,10 +14,12 @@ from secateur.recipe.consistency import inconsistencies
 from secateur.recipe.document import Document
 from secateur.recipe.mistakes import find_problems
 from secateur.recipe.problems import InconsistentError, Problem
+from secateur.recipe.pruning_methods import METHODS
 from secateur.recipe.stages import (
     DistillationStage,
     FreezingStage,
     LearningRateStage,
+    LockStage,
     PruningStage,
     QuantizationStage,
     Record,
@@ -33,6 +35,7 @@ __all__ = [
     "DistillationStage",
     "FreezingStage",
     "LearningRateStage",
+    "LockStage",
     "PruningStage",
     "QuantizationStage",
     "Recipe",
@@ -102,6 +105,14 @@ class Recipe(Record):
         prunings = [stage for stage in values["stages"] if stage["type"] == "pruning"]
         if end is not None and prunings:
             prunings[-1]["end_epoch"] = end
+        for stage in prunings:
+            if changes.get("method", stage["method"]) != stage["method"]:
+                # The options of another method go with it, and how it ranks where the recipe did not say.
+                old = METHODS[stage["method"]]
+                for key in old.model_fields:
+                    stage.pop(key, None)
+                if stage["ranking"] == old.ranking:
+                    del stage["ranking"]
         for record in (training, *values["stages"]):
             record |= {key: value for key, value in changes.items() if key in record}
         return values
@@ -128,9 +139,13 @@ class Recipe(Record):
         training = values["training"]
         factor = training["min_steps"] / (training["epochs"] * -(-rows // training["batch_size"]))
         for record in (training, *values["stages"]):
-            for key in ("epochs", "start_epoch", "end_epoch", "freeze_epoch", "update_every"):
+            for key in ("epochs", "start_epoch", "end_epoch", "freeze_epoch", "update_every", "rewind_epoch"):
                 if record.get(key) is not None:
                     record[key] = stretched_time(record[key], factor)
+            if isinstance(record.get("schedule"), (list, tuple)):
+                record["schedule"] = [
+                    (stretched_time(time, factor), value) for time, value in record["schedule"]
+                ]
         return Recipe.model_validate(values)
 
     def to_yaml(self) -> str:

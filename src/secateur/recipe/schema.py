@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from secateur.recipe.pruning_methods import METHODS
 from secateur.recipe.recipe import Recipe
 from secateur.recipe.stages import STAGE_TYPES, Record, SmallData, TrainingSettings
 
@@ -22,12 +23,40 @@ def recipe_schema() -> dict[str, Any]:
     records: list[type[Record]] = [TrainingSettings, SmallData, *STAGE_TYPES.values()]
     for record in records:
         _describe_(schema["$defs"][record.__name__], record)
+    _add_methods_(schema["$defs"]["PruningStage"])
     return dict(_plain(schema))
 
 
 def recipe_schema_text() -> str:
     """Returns the JSON Schema as text, keys in a fixed order."""
     return json.dumps(recipe_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _add_methods_(schema: dict[str, Any]) -> None:
+    """Adds the options of all methods to the schema of the pruning stage, and says which goes with which."""
+    schema["additionalProperties"] = False
+    # A list of steps has its own times, N:M its own sparsity; the parser says which is missing.
+    schema["required"] = ["type"]
+    rules = []
+    for method, record in METHODS.items():
+        own = record.model_json_schema()
+        if record.model_fields:
+            _describe_(own, record)
+        for key, values in own["properties"].items() if record.model_fields else ():
+            text = f"Of {method}: {values.pop('description')}"
+            known = schema["properties"].get(key)
+            if known is None:
+                schema["properties"][key] = {**values, "description": text}
+            else:
+                known["description"] += f" {text}"
+        others = {key for other in METHODS.values() for key in other.model_fields} - set(record.model_fields)
+        rules.append(
+            {
+                "if": {"properties": {"method": {"const": method}}, "required": ["method"]},
+                "then": {"properties": dict.fromkeys(sorted(others), False)},
+            }
+        )
+    schema["allOf"] = rules
 
 
 def _plain(schema: Any) -> Any:

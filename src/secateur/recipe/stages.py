@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from secateur.recipe.problems import InconsistentError, Problem
-from secateur.recipe.times import Clock, Time, shown
+from secateur.recipe.pruning_stage import Method, PruningStage, Targets
+from secateur.recipe.record import Duration, Fraction, Record, StageRecord
+from secateur.recipe.times import Time
 
 __all__ = [
     "STAGE_TYPES",
     "DistillationStage",
     "FreezingStage",
     "LearningRateStage",
+    "LockStage",
     "PruningStage",
     "QuantizationStage",
     "Record",
     "SmallData",
     "Stage",
     "TrainingSettings",
-    "order_problems",
 ]
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 _GROUP = re.compile(r"embeddings|head|layers(\.\d+(-\d+)?)?")
-
-
-def _some(time: float | str) -> float | str:
-    if time == 0 or (isinstance(time, str) and float(time.split()[0]) == 0):
-        raise ValueError("must be more than 0")
-    return time
 
 
 def _group(name: str) -> str:
@@ -43,7 +38,6 @@ def _group(name: str) -> str:
     return name
 
 
-_Duration = Annotated[Time, AfterValidator(_some)]
 _Group = Annotated[str, AfterValidator(_group), Field(json_schema_extra={"pattern": f"^({_GROUP.pattern})$"})]
 
 
@@ -55,12 +49,6 @@ def _any(groups: tuple[str, ...]) -> tuple[str, ...]:
 
 # Not Field(min_length=1): pydantic counts only the names that are right, and would complain twice.
 _Groups = Annotated[tuple[_Group, ...], AfterValidator(_any), Field(json_schema_extra={"minItems": 1})]
-
-
-class Record(BaseModel):
-    """What all records share: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TrainingSettings(Record):
@@ -77,6 +65,8 @@ class TrainingSettings(Record):
         batch_size: Rows a step.
         freeze_embeddings: Leaves the embedding tables as they are; an epoch is then cheaper.
         dropout: Replaces every dropout probability of the student; None leaves the model's own.
+        densify: Lets the zeros of a sparse model become weights again where the recipe neither prunes nor
+            locks them; otherwise that is an error.
     """
 
     epochs: Annotated[float, Field(gt=0.0)]
@@ -88,44 +78,7 @@ class TrainingSettings(Record):
     batch_size: Annotated[int, Field(ge=1)] = 32
     freeze_embeddings: bool = False
     dropout: Fraction | None = None
-
-
-class _Stage(Record):
-    @model_validator(mode="after")
-    def _ordered(self) -> Any:
-        problems = order_problems(self, Clock())
-        if problems:
-            raise InconsistentError(problems)
-        return self
-
-
-class PruningStage(_Stage):
-    """Removes weights step by step, ranked over all pruned matrices together.
-
-    Several may follow one another; each goes on where the one before ended.
-
-    Attributes:
-        type: `pruning`.
-        method: How weights are scored.
-        pattern: What is removed together; the same in all pruning stages.
-        sparsity: Fraction of weights removed at the end.
-        initial_sparsity: Fraction removed at the first update; None goes on from the pruning stage before,
-            or from 0.
-        schedule: Curve between the two.
-        start_epoch: First update.
-        end_epoch: Last update; from then on the masks stay.
-        update_every: Time between two updates.
-    """
-
-    type: Literal["pruning"]
-    method: Literal["magnitude", "lamp"] = "magnitude"
-    pattern: Literal["unstructured", "block4"] = "block4"
-    sparsity: Annotated[float, Field(gt=0.0, lt=1.0)]
-    initial_sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    schedule: Literal["cubic", "linear"] = "cubic"
-    start_epoch: Time
-    end_epoch: Time
-    update_every: _Duration = 0.1
+    densify: bool = False
 
 
 def _all_or_some(layers: str | tuple[int | None, ...]) -> str | tuple[int | None, ...]:
@@ -139,7 +92,7 @@ _LayerMap = Annotated[
 ]
 
 
-class DistillationStage(_Stage):
+class DistillationStage(StageRecord):
     """Lets the student learn from the dense teacher: from its outputs, and from what lies within it.
 
     Several may follow one another; where none is, the labels alone teach.
@@ -212,7 +165,7 @@ class DistillationStage(_Stage):
         raise InconsistentError([Problem(("augmentation",), text)])
 
 
-class QuantizationStage(_Stage):
+class QuantizationStage(StageRecord):
     """Trains with the engine's int8 arithmetic simulated. At most one.
 
     Attributes:
@@ -228,7 +181,7 @@ class QuantizationStage(_Stage):
     averaging: Fraction = 0.01
 
 
-class FreezingStage(_Stage):
+class FreezingStage(StageRecord):
     """Leaves groups of parameters as they are for a while.
 
     Attributes:
@@ -245,7 +198,21 @@ class FreezingStage(_Stage):
     end_epoch: Time | None = None
 
 
-class LearningRateStage(_Stage):
+class LockStage(StageRecord):
+    """Keeps the zeros of a sparse model for the whole run, through fine-tuning, distillation, quantization.
+
+    Where a pruning stage prunes a target, the zeros there are kept without it.
+
+    Attributes:
+        type: `lock`.
+        targets: Where: `encoder`, `pooler`, `embeddings`, as in pruning stages.
+    """
+
+    type: Literal["lock"]
+    targets: Targets = ("encoder",)
+
+
+class LearningRateStage(StageRecord):
     """Steers the learning rate for a while, in cycles that each fall and are rewound.
 
     Several may follow one another; where none is, the schedule of the run goes on as though they were not
@@ -254,7 +221,8 @@ class LearningRateStage(_Stage):
     Attributes:
         type: `learning_rate`.
         schedule: How it falls within a cycle.
-        cycles: Number of cycles, all of one length.
+        cycles: Number of cycles, all of one length; `pruning` starts one with every update of the pruning
+            stages.
         peak: Top of the first cycle, as a part of the run's learning rate.
         final: Part of a cycle's peak that is left at its end.
         rewind: Peak of a cycle as a part of that of the cycle before; 1 goes all the way back.
@@ -266,7 +234,7 @@ class LearningRateStage(_Stage):
 
     type: Literal["learning_rate"]
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    cycles: Annotated[int, Field(ge=1)] = 1
+    cycles: Annotated[int, Field(ge=1)] | Literal["pruning"] = 1
     peak: Annotated[float, Field(gt=0.0)] = 1.0
     final: Fraction = 0.0
     rewind: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
@@ -276,11 +244,12 @@ class LearningRateStage(_Stage):
 
 
 Stage = Annotated[
-    PruningStage | DistillationStage | QuantizationStage | FreezingStage | LearningRateStage,
+    PruningStage | LockStage | DistillationStage | QuantizationStage | FreezingStage | LearningRateStage,
     Field(discriminator="type"),
 ]
-STAGE_TYPES: dict[str, type[_Stage]] = {
+STAGE_TYPES: dict[str, type[StageRecord]] = {
     "pruning": PruningStage,
+    "lock": LockStage,
     "distillation": DistillationStage,
     "quantization": QuantizationStage,
     "freezing": FreezingStage,
@@ -308,29 +277,8 @@ class SmallData(Record):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
-    method: Literal["magnitude", "lamp"] | None = None
+    method: Method | None = None
     end_epoch: Time | None = None
     hidden: Annotated[float, Field(ge=0.0)] | None = None
     augmentation: Fraction | None = None
-    update_every: _Duration | None = None
-
-
-def order_problems(stage: Record, clock: Clock) -> list[Problem]:
-    """Says what within a stage stands in an impossible order, as far as the clock knows.
-
-    Args:
-        stage: A stage; places are relative to it.
-        clock: Without numbers it compares only times of the same unit.
-    """
-    problems = []
-    start = getattr(stage, "start_epoch", 0.0)
-    for key in ("end_epoch", "freeze_epoch"):
-        time = getattr(stage, key, None)
-        if time is None:
-            continue
-        if clock.order(time, start) in (-1, 0):
-            problems.append(Problem((key,), f"{shown(time)} must be later than start_epoch {shown(start)}"))
-    if isinstance(stage, PruningStage) and (stage.initial_sparsity or 0.0) > stage.sparsity:
-        text = f"{stage.initial_sparsity:g} must not be above sparsity {stage.sparsity:g}"
-        problems.append(Problem(("initial_sparsity",), text))
-    return problems
+    update_every: Duration | None = None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.recipe.plan import LearningRateSpan, PruningSpan, StepPlan
+from secateur.recipe.plan import StepPlan
+from secateur.recipe.pruning_methods import METHODS
 from secateur.recipe.recipe import QuantizationStage
-from secateur.recipe.stages import DistillationStage
-from secateur.recipe.times import shown
+from secateur.recipe.spans import LearningRateSpan, PruningSpan
+from secateur.recipe.stages import DistillationStage, LockStage
 
 __all__ = ["Event", "time_line_table", "timeline"]
 
-_ORDER = ("frozen", "learning rate", "distillation", "pruning", "quantization")
+_ORDER = ("lock", "frozen", "learning rate", "distillation", "pruning", "quantization")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Event:
     """One thing that a recipe does from one step to another.
 
     Attributes:
-        kind: `frozen`, `learning rate`, `distillation`, `pruning` or `quantization`.
+        kind: `lock`, `frozen`, `learning rate`, `distillation`, `pruning` or `quantization`.
         start: Optimizer steps done when it begins.
         end: Optimizer steps done when it ends.
         what: How it is done.
@@ -41,7 +42,7 @@ def timeline(plan: StepPlan) -> list[Event]:
     Args:
         plan: The recipe on the run.
     """
-    events = [*_frozen(plan), *_learning_rate(plan), *_distillation(plan), *_pruning(plan)]
+    events = [*_locked(plan), *_frozen(plan), *_learning_rate(plan), *_distillation(plan), *_pruning(plan)]
     if plan.quantize_step is not None and plan.freeze_step is not None:
         stage = plan.recipe.stage(QuantizationStage)
         averaging = "" if stage is None else f" (averaging {stage.averaging:g})"
@@ -90,6 +91,13 @@ def _epoch(step: int, plan: StepPlan) -> str:
     return f"{step / plan.steps_per_epoch:.2f}".rstrip("0").rstrip(".")
 
 
+def _locked(plan: StepPlan) -> list[Event]:
+    return [
+        Event("lock", 0, plan.total_steps, f"zeros of {', '.join(stage.targets)} stay")
+        for stage in plan.recipe.stages_of(LockStage)
+    ]
+
+
 def _frozen(plan: StepPlan) -> list[Event]:
     events = [Event("frozen", span.start, span.end, ", ".join(span.stage.groups)) for span in plan.freezing]
     if plan.recipe.training.freeze_embeddings:
@@ -122,15 +130,18 @@ def _own_schedule(plan: StepPlan, start: int, end: int) -> list[Event]:
 def _cycles(plan: StepPlan, span: LearningRateSpan) -> Event:
     stage = span.stage
     peak = plan.recipe.training.learning_rate * stage.peak
-    what = [stage.schedule if stage.cycles == 1 else f"{stage.cycles} {stage.schedule} cycles"]
+    count = len(span.starts)
+    what = [stage.schedule if count == 1 else f"{count} {stage.schedule} cycles"]
+    if stage.cycles == "pruning":
+        what[0] += ", one from each pruning on"
     if stage.warmup > 0.0:
         what.append(f"warm-up over {_percent(stage.warmup)}")
-    if stage.cycles == 1:
+    if count == 1:
         end = peak if stage.schedule == "constant" else peak * stage.final
         return Event("learning rate", span.start, span.end, ", ".join(what), _rate(peak), _rate(end))
     if stage.schedule != "constant":
         what.append(f"falling to {_percent(stage.final)}")
-    last = peak * stage.rewind ** (stage.cycles - 1)
+    last = peak * stage.rewind ** (count - 1)
     what.append("peaks" if stage.rewind == 1.0 else f"peaks at {_percent(stage.rewind)} of the one before")
     return Event("learning rate", span.start, span.end, ", ".join(what), _rate(peak), _rate(last))
 
@@ -186,6 +197,26 @@ def _percent(fraction: float) -> str:
 
 def _updates(span: PruningSpan) -> str:
     stage = span.stage
-    count = 1 - (span.start - span.end) // span.update_every  # rounded up
-    every = stage.update_every if isinstance(stage.update_every, str) else f"{stage.update_every:.4g} epochs"
-    return f"{stage.pattern} by {stage.method}, {stage.schedule}, {count} updates, one every {shown(every)}"
+    count = len(span.updates)
+    what = f"{stage.pattern} by {stage.method}"
+    if stage.ranking == "matrix" and ":" not in stage.pattern.removeprefix("block:"):
+        what += " in each matrix"
+    if stage.targets != ("encoder",):
+        what += f" of {', '.join(stage.targets)}"
+    if stage.biases:
+        what += " with biases"
+    defaults = METHODS[stage.method]()
+    own = [
+        f"{key} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}"
+        for key, value in stage.options
+        if value != getattr(defaults, key)
+    ]
+    several = "s" if count > 1 else ""
+    if not isinstance(stage.schedule, str):
+        updates = f"{count} step{several}"
+    else:
+        updates = f"{stage.schedule}, {count} update{several}"
+        if count > 1 and stage.update_every is not None:
+            every = stage.update_every
+            updates += f", one every {every if isinstance(every, str) else f'{every:.4g} epochs'}"
+    return ", ".join([what, updates, *own])

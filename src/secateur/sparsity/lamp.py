@@ -35,5 +35,4 @@ class LampPruner(Pruner):
         not_smaller = ordered.values.double().flip(0).cumsum(0).flip(0)
         shares = (ordered.values / not_smaller.clamp_min(torch.finfo(torch.float32).tiny)).float()
         scores = torch.empty_like(shares).scatter_(0, ordered.indices, shares).view_as(blocks)
-        size = self.pattern.block_size
-        return scores if size == 1 else (scores / size).repeat_interleave(size, dim=-1)
+        return self.pattern.expand(scores / self.pattern.block_size)

@@ -1,135 +1,36 @@
-"""Masks: patterns, the choice of what to keep, and the parametrization that holds a mask in a live model.
+"""Masks: the parametrization that holds one in a live model.
 
 A mask is bool, True = keep, shaped like the weight it belongs to. A masked `nn.Linear` computes with
 `weight * mask`; its state dict keeps the plain names `weight` (the effective weight) and `weight_mask`, so a
-saved model loads into an unmasked one with no key missing, and a resumed run continues bit for bit.
+saved model loads into an unmasked one with no key missing, and a resumed run continues bit for bit. A mask
+whose weights may come back saves what lies behind it as `weight_hidden`, and what it learns under names of
+its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.errors import RecipeError, StructureError
+from secateur.errors import StructureError
 
 __all__ = [
     "MaskParametrization",
-    "Pattern",
     "attach_mask_",
-    "choose_masks",
     "find_mask",
     "remove_mask_",
     "sparsity_of",
+    "unmasked_weight",
     "unquantized_weight",
     "weight_and_mask",
 ]
 
 _WEIGHT = "weight"
-_ORIGINAL = "parametrizations.weight.original"
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """The shape of what is kept or removed together.
-
-    Attributes:
-        name: `unstructured` or `block4`.
-        block_size: Neighbouring weights along K that share one mask bit: 1 or 4.
-    """
-
-    name: str
-    block_size: int
-
-    @classmethod
-    def parse(cls, name: str) -> Pattern:
-        """Returns the pattern of this name.
-
-        Args:
-            name: `unstructured` or `block4`.
-
-        Raises:
-            RecipeError: The name is not known.
-        """
-        if name not in _PATTERNS:
-            raise RecipeError(f"The pattern {name!r} is not known; allowed: {', '.join(_PATTERNS)}.")
-        return cls(name, _PATTERNS[name])
-
-    def block_scores(self, scores: Tensor) -> Tensor:
-        """Sums the scores of each block.
-
-        Args:
-            scores: [N, K] float32, one per weight; K divides by the block size.
-
-        Returns:
-            [N, K / block_size] float32.
-        """
-        if self.block_size == 1:
-            return scores
-        return scores.unflatten(-1, (-1, self.block_size)).sum(-1)
-
-    def expand(self, blocks: Tensor) -> Tensor:
-        """Repeats each block's bit over its weights.
-
-        Args:
-            blocks: [N, K / block_size] bool.
-
-        Returns:
-            [N, K] bool.
-        """
-        return blocks if self.block_size == 1 else blocks.repeat_interleave(self.block_size, dim=-1)
-
-    def check(self, name: str, in_features: int) -> None:
-        """Raises StructureError where a matrix's width does not divide into blocks."""
-        if in_features % self.block_size:
-            raise StructureError(
-                f"{name} has {in_features} inputs, which do not divide into blocks of {self.block_size}; "
-                "use the pattern 'unstructured' for this model."
-            )
-
-
-_PATTERNS = {"unstructured": 1, "block4": 4}
-
-
-def choose_masks(scores: Sequence[Tensor], pattern: Pattern, sparsity: float) -> list[Tensor]:
-    """Keeps the best blocks over all matrices together (global ranking).
-
-    Exactly `round(sparsity * blocks)` blocks go, the lowest scores first; of equal scores the earlier goes
-    (matrices in the given order, then row-major), so the choice is the same on every machine.
-
-    Args:
-        scores: One [N_i, K_i] float32 per matrix, larger = keep.
-        pattern: What is removed together.
-        sparsity: Fraction of blocks to remove, 0-1.
-
-    Returns:
-        One [N_i, K_i] bool per matrix, True = keep.
-    """
-    blocks = [pattern.block_scores(score) for score in scores]
-    flat = torch.cat([block.flatten() for block in blocks])
-    if not torch.isfinite(flat).all():
-        raise StructureError(
-            "The pruning scores are not finite: the weights have diverged; lower the learning rate."
-        )
-    remove = round(sparsity * flat.numel())
-    keep = torch.ones_like(flat, dtype=torch.bool)
-    if remove > 0:
-        threshold = torch.kthvalue(flat, remove).values
-        below = flat < threshold
-        keep[below] = False
-        ties = (flat == threshold).nonzero().flatten()
-        keep[ties[: remove - int(below.sum())]] = False
-    masks = []
-    start = 0
-    for block in blocks:
-        part = keep[start : start + block.numel()].view_as(block)
-        masks.append(pattern.expand(part))
-        start += block.numel()
-    return masks
 
 
 class MaskParametrization(nn.Module):  # type: ignore[misc]
@@ -140,6 +41,8 @@ class MaskParametrization(nn.Module):  # type: ignore[misc]
     """
 
     mask: Tensor
+    revives: ClassVar[bool] = False  # whether the weights behind the mask may come back
+    learnt: ClassVar[tuple[str, ...]] = ()  # names of what else is saved beside the mask
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
@@ -209,12 +112,19 @@ class _Masked(torch.autograd.Function):  # type: ignore[misc]
         return grad * ctx.factor, None
 
 
-def attach_mask_(linear: nn.Linear, mask: Tensor | None = None) -> MaskParametrization:
-    """Masks a linear layer's weight from now on.
+def attach_mask_(
+    module: nn.Module,
+    mask: Tensor | None = None,
+    name: str = _WEIGHT,
+    kind: Callable[[Tensor], MaskParametrization] = MaskParametrization,
+) -> MaskParametrization:
+    """Masks a weight from now on.
 
     Args:
-        linear: The layer; its weight must carry no parametrization yet.
-        mask: [N, K] bool, True = keep; everything is kept where None.
+        module: The layer; its weight must carry no parametrization yet.
+        mask: Shaped like the weight, bool, True = keep; everything is kept where None.
+        name: Which of its parameters: `weight` or `bias`.
+        kind: Makes the parametrization from the mask.
 
     Returns:
         The parametrization; assign to its `mask` with `copy_`.
@@ -222,32 +132,34 @@ def attach_mask_(linear: nn.Linear, mask: Tensor | None = None) -> MaskParametri
     Raises:
         StructureError: The weight is masked or parametrized already.
     """
-    if parametrize.is_parametrized(linear, _WEIGHT):
-        raise StructureError("The weight is parametrized already; attach the mask first, and once.")
-    weight = linear.weight
+    if parametrize.is_parametrized(module, name):
+        raise StructureError(f"The {name} is parametrized already; attach the mask first, and once.")
+    weight = getattr(module, name)
     if mask is None:
         mask = torch.ones_like(weight, dtype=torch.bool)
     if mask.shape != weight.shape or mask.dtype != torch.bool:
         raise StructureError(
-            f"A mask must be bool and shaped like its weight {tuple(weight.shape)}, "
+            f"A mask must be bool and shaped like its {name} {tuple(weight.shape)}, "
             f"got {mask.dtype} {tuple(mask.shape)}."
         )
-    module = MaskParametrization(mask)
-    parametrize.register_parametrization(linear, _WEIGHT, module, unsafe=True)
-    linear._secateur_mask_hooks = (
-        linear.register_state_dict_post_hook(_save_plain_names),
-        linear.register_load_state_dict_pre_hook(_load_plain_names),
+    made = kind(mask)
+    parametrize.register_parametrization(module, name, made, unsafe=True)
+    # Hooks know the parameter by a partial, not by a closure: it survives copy.deepcopy and pickling.
+    hooks = (
+        module.register_state_dict_post_hook(partial(_save_plain_names, name)),
+        module.register_load_state_dict_pre_hook(partial(_load_plain_names, name)),
     )
-    return module
+    module._secateur_mask_hooks = {**getattr(module, "_secateur_mask_hooks", {}), name: hooks}
+    return made
 
 
-def find_mask(linear: nn.Linear) -> MaskParametrization | None:
-    """Returns the mask of a linear layer, or None where it has none."""
-    if not parametrize.is_parametrized(linear, _WEIGHT):
+def find_mask(module: nn.Module, name: str = _WEIGHT) -> MaskParametrization | None:
+    """Returns the mask of a layer's weight or bias, or None where it has none."""
+    if not parametrize.is_parametrized(module, name):
         return None
-    for module in linear.parametrizations[_WEIGHT]:
-        if isinstance(module, MaskParametrization):
-            return module
+    for found in module.parametrizations[name]:
+        if isinstance(found, MaskParametrization):
+            return found
     return None
 
 
@@ -269,57 +181,68 @@ def weight_and_mask(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
     return chain.original, chain[0].multiplier()
 
 
-def unquantized_weight(linear: nn.Linear) -> Tensor:
+def unmasked_weight(module: nn.Module, name: str = _WEIGHT) -> nn.Parameter:
+    """Returns the parameter that an optimizer trains: what stands behind the mask, where there is one."""
+    if not parametrize.is_parametrized(module, name):
+        return getattr(module, name)
+    return module.parametrizations[name].original
+
+
+def unquantized_weight(linear: nn.Module) -> Tensor:
     """Returns the weight as trained: masked, but without fake quantization.
 
     Args:
-        linear: A linear layer, with or without mask and quantizer.
+        linear: A linear layer or a table, with or without mask and quantizer.
 
     Returns:
         [N, K] float32, detached.
     """
-    if not parametrize.is_parametrized(linear, _WEIGHT):
-        return linear.weight.detach()
-    original: Tensor = linear.parametrizations[_WEIGHT].original.detach()
+    original = unmasked_weight(linear).detach()
     found = find_mask(linear)
     return original if found is None else original * found.mask
 
 
-def remove_mask_(linear: nn.Linear) -> None:
+def remove_mask_(module: nn.Module, name: str = _WEIGHT) -> None:
     """Takes the mask off; the zeros stay in the plain weight. Other parametrizations must be gone already."""
-    if find_mask(linear) is None:
+    if find_mask(module, name) is None:
         return
-    if len(linear.parametrizations[_WEIGHT]) != 1:
+    if len(module.parametrizations[name]) != 1:
         raise StructureError("A mask can be removed only after the weight's other parametrizations.")
-    for hook in linear._secateur_mask_hooks:
+    for hook in module._secateur_mask_hooks.pop(name):
         hook.remove()
-    del linear._secateur_mask_hooks
-    parametrize.remove_parametrizations(linear, _WEIGHT, leave_parametrized=True)
+    if not module._secateur_mask_hooks:
+        del module._secateur_mask_hooks
+    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-def sparsity_of(model_linears: Sequence[nn.Linear]) -> float:
+def sparsity_of(modules: Sequence[nn.Module]) -> float:
     """Returns the fraction of zeros over all weights of these layers, as trained."""
-    weights = [unquantized_weight(linear) for linear in model_linears]
+    weights = [unquantized_weight(module) for module in modules]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     total = sum(int(weight.numel()) for weight in weights)
     return zeros / total
 
 
 def _save_plain_names(
-    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
+    name: str, module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
 ) -> None:
-    index, found = _position(module)
-    key = prefix + _ORIGINAL
-    if key not in state:
+    index, found = _position(module, name)
+    inner, plain = f"{prefix}parametrizations.{name}.", f"{prefix}{name}"
+    if f"{inner}original" not in state:
         return
-    original = state.pop(key)
-    mask = state.pop(f"{prefix}parametrizations.weight.{index}.mask")
+    original = state.pop(f"{inner}original")
+    mask = state.pop(f"{inner}{index}.mask")
     with torch.no_grad():
-        state[f"{prefix}weight"] = original * found.mask
-    state[f"{prefix}weight_mask"] = mask
+        state[plain] = original * found.mask
+        if found.revives:
+            state[f"{plain}_hidden"] = original.masked_fill(found.mask, 0.0)
+    state[f"{plain}_mask"] = mask
+    for more in found.learnt:
+        state[f"{plain}_{more}"] = state.pop(f"{inner}{index}.{more}")
 
 
 def _load_plain_names(
+    name: str,
     module: nn.Module,
     state: dict[str, Any],
     prefix: str,
@@ -329,19 +252,33 @@ def _load_plain_names(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    index, _ = _position(module)
-    if f"{prefix}weight" in state:
-        state[prefix + _ORIGINAL] = state.pop(f"{prefix}weight")
-    mask = state.pop(f"{prefix}weight_mask", None)
-    if mask is not None:
-        state[f"{prefix}parametrizations.weight.{index}.mask"] = mask
-    elif prefix + _ORIGINAL in state:
+    index, found = _position(module, name)
+    inner, plain = f"{prefix}parametrizations.{name}.", f"{prefix}{name}"
+    if plain not in state:
+        return
+    weight, mask = state.pop(plain), state.pop(f"{plain}_mask", None)
+    hidden = state.pop(f"{plain}_hidden", None)
+    if mask is None:
         # A masked model that loads unmasked weights would keep its old mask and lose weights without a word.
-        errors.append(f"{prefix}weight_mask is missing: the weights were saved without masks.")
+        errors.append(f"{plain}_mask is missing: the weights were saved without masks.")
+    else:
+        state[f"{inner}{index}.mask"] = mask
+    if found.revives and mask is not None:
+        if hidden is None:
+            errors.append(f"{plain}_hidden is missing: the weights were saved by a method that revives none.")
+        else:
+            weight = torch.where(mask, weight, hidden)
+    state[f"{inner}original"] = weight
+    for more in found.learnt:
+        value = state.pop(f"{plain}_{more}", None)
+        if value is None:
+            errors.append(f"{plain}_{more} is missing: the weights were saved by another pruning method.")
+        else:
+            state[f"{inner}{index}.{more}"] = value
 
 
-def _position(module: nn.Module) -> tuple[int, MaskParametrization]:
-    for index, candidate in enumerate(module.parametrizations[_WEIGHT]):
+def _position(module: nn.Module, name: str) -> tuple[int, MaskParametrization]:
+    for index, candidate in enumerate(module.parametrizations[name]):
         if isinstance(candidate, MaskParametrization):
             return index, candidate
     raise StructureError("The weight has no mask.")

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from secateur.distillation import SILENT, Lesson, StudentHook
 from secateur.errors import RecipeError, StructureError
-from secateur.modeling.structure import find_blocks, find_projections
+from secateur.modeling.structure import find_blocks
 from secateur.quantization import (
     QuantScheme,
     attach_quantizers_,
@@ -22,26 +22,27 @@ from secateur.quantization.qat import find_embeddings
 from secateur.recipe.plan import StepPlan
 from secateur.recipe.recipe import (
     DistillationStage,
-    PruningStage,
     QuantizationStage,
     Recipe,
     load_recipe,
 )
-from secateur.sparsity import PRUNERS, Pattern, Pruner, sparsity_of
+from secateur.sparsity import Pruner
 from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
+    check_groups,
     check_lessons,
     check_student,
     check_teacher,
     note_run,
     processes,
-    require_equal_masks,
     seed_length_groups_,
 )
 from secateur.training.connection import count_items_, group_own_parameters_
+from secateur.training.evidence import Batches
 from secateur.training.freezing import Freezer
 from secateur.training.learning_rate import steer_
+from secateur.training.pruning import StagePruners
 
 __all__ = ["CompressionCallback"]
 
@@ -77,14 +78,10 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self,
-        recipe: Recipe | str,
-        teacher: nn.Module | None = None,
-        teacher_device: torch.device | str | None = None,
+        self, recipe: Recipe | str, teacher: nn.Module | None = None, teacher_device: Any = None
     ) -> None:
         self.recipe = load_recipe(recipe)
-        self.pruner: Pruner | None = None  # the one of the current or next pruning stage
-        self._pruners: list[Pruner] = []
+        self._pruning = StagePruners(self.recipe)
         self._quantization = self.recipe.stage(QuantizationStage)
         lessons = [Lesson.of(stage) for stage in self.recipe.stages_of(DistillationStage)]
         self._hook = StudentHook(SILENT, teacher, later=lessons, teacher_device=teacher_device)
@@ -100,7 +97,15 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
 
     # --- a loop of your own ----------------------------------------
 
-    def attach_(self, model: nn.Module, *, steps_per_epoch: int, total_steps: int) -> None:
+    def attach_(
+        self,
+        model: nn.Module,
+        *,
+        steps_per_epoch: int,
+        total_steps: int,
+        batches: Batches | None = None,
+        seed: int = 0,
+    ) -> None:
         """Attaches everything to a model that a loop of your own will train.
 
         The learning rate is the loop's; `learning_rate_scheduler(optimizer, callback.plan)` follows the
@@ -111,14 +116,23 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             model: A model of a supported family, with any of the heads in `secateur.distillation`.
             steps_per_epoch: Optimizer steps an epoch.
             total_steps: Optimizer steps of the run.
+            batches: Called for one pass over the rows by methods that learn from gradients or inputs: yields
+                batches, shuffled by the global random numbers, which are seeded before and put back after.
+            seed: Seeds what those methods draw.
 
         Raises:
-            RecipeError: The run is shorter than the recipe.
+            RecipeError: The run is shorter than the recipe, or a method lacks its batches.
             UnsupportedError: The model's family is not supported.
         """
         self._attach_to_(model)
         self._begin_(steps_per_epoch, total_steps, processes() > 1)
+        self._pruning.take_batches_(batches, seed)
         self._advance(0)
+
+    @property
+    def pruner(self) -> Pruner | None:
+        """The pruner of the current or next pruning stage."""
+        return self._pruning.current
 
     @property
     def plan(self) -> StepPlan:
@@ -144,6 +158,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
         for group in groups:
             optimizer.add_param_group({"weight_decay": 0.0, **group})
+        self._pruning.watch_(optimizer)
 
     def after_step(self, step: int) -> None:
         """Advances the recipe.
@@ -183,10 +198,12 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         self._hook.finish_()
 
     def status(self) -> dict[str, float]:
-        """Returns what there is to log: `sparsity`, and `quantized` and `ranges_frozen` as 0 or 1."""
-        values: dict[str, float] = {}
-        if self.pruner is not None:
-            values["sparsity"] = round(self.pruner.sparsity, 6)
+        """Returns what there is to log.
+
+        `sparsity` and what the pruning method notes of its last step, as `damp`; `quantized` and
+        `ranges_frozen` as 0 or 1.
+        """
+        values = self._pruning.status()
         if self._quantization is not None:
             quantizers = find_quantizers(self._model).values()
             values["quantized"] = float(self._quantizing)
@@ -259,10 +276,14 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         self._begin_(steps_per_epoch, state.max_steps, args.world_size > 1)
         if self.plan.learning_rate:
             steer_(lr_scheduler, self.plan)
-        self._check_groups(optimizer)
+        check_groups(self.recipe, self._own_groups(), optimizer)
+        if optimizer is not None:
+            self._pruning.watch_(optimizer)
         check_checkpoint(self._witness, self.recipe, steps_per_epoch, state, optimizer)
-        note_run(self.recipe, steps_per_epoch, state, args.world_size)
-        seed_length_groups_(train_dataloader, args.seed if args.data_seed is None else args.data_seed)
+        self._pruning.record = note_run(self.recipe, steps_per_epoch, state, args.world_size)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        seed_length_groups_(train_dataloader, seed)
+        self._pruning.take_rows_(train_dataloader, seed)
         if state.global_step == 0:
             self._advance(0)
         else:
@@ -317,17 +338,13 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         blocks = find_blocks(model)
         check_student(self.recipe, model)
         self._model = model
-        self._found_sparsity = sparsity_of([projection.linear for projection in find_projections(model)])
-        for stage in self.recipe.stages_of(PruningStage):
-            self._pruners.append(PRUNERS[stage.method](Pattern.parse(stage.pattern)))
-            self._pruners[-1].attach_(model)
-        self.pruner = self._pruners[0] if self._pruners else None
-        if self._quantization is not None:
-            scheme = QuantScheme(averaging=self._quantization.averaging)
-            attach_quantizers_(model, scheme, enabled=False)
         if self.recipe.training.freeze_embeddings:
             for table in find_embeddings(model).values():
                 table.requires_grad_(False)
+        self._found_sparsity = self._pruning.attach_(model)
+        if self._quantization is not None:
+            scheme = QuantScheme(averaging=self._quantization.averaging)
+            attach_quantizers_(model, scheme, enabled=False)
         if self.recipe.training.dropout is not None:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
@@ -358,10 +375,9 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     def _advance(self, step: int, resumed: bool = False) -> None:
         """Does what is due once `step` optimizer steps are done; after resuming, without what was saved."""
         now = self.plan.at(step)
+        self._pruning.follow_(self.plan.pruning, step, resumed)
         if now.update is not None and not resumed:
-            self.pruner = self._pruners[now.update.position]
-            self.pruner.step_(now.sparsity)
-            require_equal_masks(self.pruner)
+            self._pruning.step_(now.update, step, now.sparsity)
         self._quantize_next = now.quantizing
         if step == self.plan.freeze_step and not resumed:
             freeze_observers_(self._model)
@@ -376,15 +392,4 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def _own_groups(self) -> list[dict[str, Any]]:
-        pruners = [group for pruner in self._pruners for group in pruner.parameter_groups()]
-        return [*pruners, *self._hook.parameter_groups()]
-
-    def _check_groups(self, optimizer: Any) -> None:
-        own = {id(parameter) for group in self._own_groups() for parameter in group["params"]}
-        for group in () if optimizer is None else optimizer.param_groups:
-            members = {id(parameter) for parameter in group["params"]}
-            if members & own and members - own:
-                raise RecipeError(
-                    f"The recipe {self.recipe.name!r} has a method that learns at a rate of its own: "
-                    "call callback.connect_(trainer) right after the Trainer is made."
-                )
+        return [*self._pruning.parameter_groups(), *self._hook.parameter_groups()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from secateur.sparsity import Pruner
 __all__ = [
     "check_arguments",
     "check_checkpoint",
+    "check_groups",
     "check_lessons",
     "check_student",
     "check_teacher",
@@ -154,6 +156,27 @@ def check_lessons(plan: StepPlan, model: nn.Module) -> None:
             )
 
 
+def check_groups(recipe: Recipe, groups: Iterable[dict[str, Any]], optimizer: Any) -> None:
+    """Checks that what a recipe itself learns has groups of its own in an optimizer.
+
+    Args:
+        recipe: The recipe.
+        groups: Those groups.
+        optimizer: The Trainer's; None where there is none yet.
+
+    Raises:
+        RecipeError: A group of the optimizer holds both.
+    """
+    own = {id(parameter) for group in groups for parameter in group["params"]}
+    for group in () if optimizer is None else optimizer.param_groups:
+        members = {id(parameter) for parameter in group["params"]}
+        if members & own and members - own:
+            raise RecipeError(
+                f"The recipe {recipe.name!r} has something that learns in an optimizer group of its own: "
+                "call callback.connect_(trainer) right after the Trainer is made."
+            )
+
+
 def is_whole(checkpoint: str | Path) -> bool:
     """Says whether a Trainer finished writing a checkpoint.
 
@@ -191,7 +214,7 @@ def last_checkpoint(folder: str | Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def note_run(recipe: Recipe, steps_per_epoch: int, state: Any, processes: int = 1) -> None:
+def note_run(recipe: Recipe, steps_per_epoch: int, state: Any, processes: int = 1) -> list[dict[str, float]]:
     """Notes in a Trainer's state, and so in its checkpoints, what the run is.
 
     Args:
@@ -199,9 +222,15 @@ def note_run(recipe: Recipe, steps_per_epoch: int, state: Any, processes: int = 
         steps_per_epoch: Optimizer steps an epoch.
         state: TrainerState.
         processes: How many train together.
+
+    Returns:
+        The list of what pruning chose so far, a part of the state: what is appended is saved with it.
     """
-    attributes = _described(recipe, steps_per_epoch, state) | {"processes": processes}
+    noted = (state.stateful_callbacks or {}).get(_KEY, {}).get("attributes", {})
+    pruning: list[dict[str, float]] = list(noted.get("pruning", [])) if state.global_step else []
+    attributes = _described(recipe, steps_per_epoch, state) | {"processes": processes, "pruning": pruning}
     state.stateful_callbacks[_KEY] = {"args": {}, "attributes": attributes}
+    return pruning
 
 
 def check_checkpoint(

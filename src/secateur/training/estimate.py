@@ -110,7 +110,7 @@ def estimate(
             callback.after_step(plan.quantize_step)
             quantized = stopwatch.step()
     until = plan.total_steps if plan.quantize_step is None else plan.quantize_step
-    updates = sum(1 + (span.end - span.start) // span.update_every for span in plan.pruning)
+    updates = sum(len(span.updates) for span in plan.pruning)
     seconds = until * floating + (plan.total_steps - until) * quantized + updates * updating
     forward = floating * _FORWARD / size
     return Estimate(

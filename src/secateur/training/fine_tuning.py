@@ -17,6 +17,7 @@ from transformers import Trainer, set_seed
 from secateur.data import Splits
 from secateur.distillation import SILENT, StudentHook
 from secateur.errors import UnsupportedError
+from secateur.sparsity.lock import SPARSE, lock_zeros_, unlock_, unlocked_sparsity
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
 from secateur.training.collation import padder_for, training_features
 from secateur.training.connection import count_items_
@@ -69,7 +70,7 @@ def fine_tune(
     progress: bool = True,
     run: RunFolder | None = None,
 ) -> FineTuning:
-    """Fine-tunes a pretrained encoder for the task of the data.
+    """Fine-tunes a pretrained encoder for the task of the data; the zeros of a sparse one stay.
 
     Args:
         model: Folder of a pretrained encoder; its head, if any, is replaced, but that of a masked language
@@ -105,6 +106,9 @@ def fine_tune(
     tokenizer = load_tokenizer(model)
     set_seed(seed)
     network = load_network(model, task, new_head=task.head != "masked" or not has_head(model, type(task)))
+    sparse = unlocked_sparsity(network) >= SPARSE
+    if sparse:
+        lock_zeros_(network)  # what was pruned before it was given to us stays pruned
     longest = max_tokens(network, tokenizer, task, max_length)
     train = training_features(tokenizer, task, splits.train, longest, network)
     least = MIN_STEPS if min_steps is None else min_steps
@@ -138,6 +142,8 @@ def fine_tune(
             trainer.add_callback(SeededOrder())
             run.train(trainer)
         hook.detach_()
+        if sparse:
+            unlock_(network)
         save_model(network, tokenizer, Path(out))
     minutes = (time.monotonic() - started) / 60
     metrics: dict[str, Any] = {"epochs": round(epochs, 2), "minutes": round(minutes, 2), "seed": seed}

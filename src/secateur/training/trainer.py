@@ -44,6 +44,7 @@ from secateur.training.loading import (
     read_config,
 )
 from secateur.training.progress import show_progress_
+from secateur.training.pruning import check_zeros
 from secateur.training.run_folder import RunFolder, fingerprint
 from secateur.training.students import check_student_folder, load_student, make_student
 from secateur.training.teacher_cache import TeacherCache, check_folder
@@ -214,6 +215,7 @@ class _Job:
         if self.student is not None:
             check_student_folder(self.student, tokenizer, self.recipe)
         student = self._student(network, task)
+        check_zeros(self.recipe, student)
         longest = min(max_tokens(one, tokenizer, task, self.max_length) for one in (network, student))
         train = training_features(tokenizer, task, self.splits.train, longest, network)
         recipe = self.recipe.stretched(len(train))
