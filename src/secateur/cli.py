@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.commands.baseline_app import baseline
 from secateur.commands.one_shot_command import one_shot
 from secateur.commands.options import (
     Aggregation,
@@ -41,6 +42,7 @@ from secateur.commands.options import (
 )
 from secateur.commands.recipe_app import recipe_app
 from secateur.commands.running import run_app
+from secateur.commands.student_app import student
 from secateur.errors import DataError
 
 __all__ = ["app", "main"]
@@ -88,6 +90,10 @@ def compress(
     teacher: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Another fine-tuned model to learn from.")
     ] = None,
+    student_folder: Annotated[
+        str | None,
+        typer.Option("--student", metavar="FOLDER", help="Start from this smaller model; see `student`."),
+    ] = None,
     column: ColumnOfRole = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -124,7 +130,7 @@ def compress(
     run(
         Request(
             *(model, data, out, name, recipe, teacher, dense_out, seed, threads, save_every, resume),
-            *(tuple(column or ()), text_column, label_column, kind, max_seq_len, cache),
+            *(tuple(column or ()), text_column, label_column, kind, max_seq_len, cache, student_folder),
             *(tuple(report_to or ()), logging_dir, doc_stride),
         )
     )
@@ -215,45 +221,8 @@ def predict(
     run(Request(model, texts, question, context, name, options, threads, isa), json_file)
 
 
-@app.command()
-def baseline(
-    data: Data,
-    task: Annotated[
-        Task | None,
-        typer.Option(help="What the rows are for; default: that of --model, or what they look like."),
-    ] = None,
-    column: ColumnOfRole = None,
-    text: TextColumn = None,
-    label: LabelColumn = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="A network to halve, or a checkpoint to compare with."),
-    ] = None,
-    half_depth: Annotated[
-        bool, typer.Option("--half-depth", help="Train every second layer of --model, too.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the half-depth checkpoint goes.")
-    ] = None,
-    recipe: Annotated[
-        str, typer.Option(help="Whose training the half gets: a built-in recipe or a YAML file.")
-    ] = "balanced",
-    compare: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The metrics.json of a checkpoint to compare with.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random number.")] = 42,
-    threads: Threads = None,
-    json_file: JsonFile = None,
-) -> None:
-    """Measure what a simple model reaches on your data, to know whether a network is worth it."""
-    from secateur.commands.baseline import Request, run
-
-    name = None if task is None else task.value
-    columns = tuple(column or ())
-    run(
-        Request(data, name, columns, model, half_depth, out, recipe, compare, seed, threads, text, label),
-        json_file,
-    )
+app.command()(baseline)
+app.command()(student)
 
 
 @app.command()

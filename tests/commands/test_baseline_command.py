@@ -94,7 +94,10 @@ def test_half_of_a_fine_tuned_network_learns_from_the_whole(
 def test_what_it_refuses(refused: Run, data: Path, classifier: Path, tmp_path: Path) -> None:
     need = "needs the network to halve and a place for the half"
     assert need in refused("baseline", "--data", data, "--half-depth").err
-    assert "give --half-depth with it" in refused("baseline", "--data", data, "--out", tmp_path / "half").err
+    assert (
+        "give --half-depth or --bilstm with it"
+        in refused("baseline", "--data", data, "--out", tmp_path / "half").err
+    )
     assert (
         "is no JSON file of metrics" in refused("baseline", "--data", data, "--compare", tmp_path / "no").err
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.distillation import StudentHook, hidden_state_loss
+from secateur.distillation import Lesson, StudentHook, hidden_state_loss
 from secateur.distillation.losses import sigmoid_divergence, softmax_divergence
 from secateur.errors import DataError, RecipeError, StructureError
 from secateur.modeling.structure import find_blocks
@@ -79,7 +79,7 @@ def test_the_students_loss_is_replaced_only_while_it_trains(
 ) -> None:
     student, teacher = models
     own = student.eval()(**batch).loss
-    hook = StudentHook(0.9, 2.0, teacher)
+    hook = StudentHook(Lesson(0.9, 2.0), teacher)
     hook.attach_(student)
     assert torch.equal(student(**batch).loss, own)
     output = student.train()(**batch)
@@ -98,11 +98,11 @@ def test_precomputed_logits_are_the_same_as_a_teacher(
     student, teacher = models
     with torch.no_grad():
         logits = teacher.eval()(input_ids=batch["input_ids"]).logits
-    hook = StudentHook(1.0, 3.0, teacher)
+    hook = StudentHook(Lesson(1.0, 3.0), teacher)
     hook.attach_(student.train())
     expected = student(**batch).loss
     hook.detach_()
-    StudentHook(1.0, 3.0).attach_(student)
+    StudentHook(Lesson(1.0, 3.0)).attach_(student)
     assert torch.equal(student(**batch, teacher_logits=logits).loss, expected)
 
 
@@ -110,7 +110,7 @@ def test_the_sum_is_divided_by_the_trainers_number_of_items(
     models: list[BertForSequenceClassification], batch: dict[str, Tensor]
 ) -> None:
     student, teacher = models
-    StudentHook(0.5, 2.0, teacher).attach_(student.train())
+    StudentHook(Lesson(0.5, 2.0), teacher).attach_(student.train())
     whole = student(**batch).loss
     half = student(**batch, num_items_in_batch=torch.tensor(12)).loss
     assert half.item() == pytest.approx(whole.item() / 2, rel=1e-6)
@@ -120,7 +120,7 @@ def test_hardness_zero_is_cross_entropy_with_the_right_divisor(
     models: list[BertForSequenceClassification], batch: dict[str, Tensor]
 ) -> None:
     student = models[0].train()
-    StudentHook(0.0, 1.0).attach_(student)
+    StudentHook(Lesson(0.0, 1.0)).attach_(student)
     output = student(**batch, num_items_in_batch=24)
     expected = functional.cross_entropy(output.logits, batch["labels"], reduction="sum") / 24
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -130,7 +130,7 @@ def test_ignored_labels_take_no_part(
     models: list[BertForSequenceClassification], batch: dict[str, Tensor]
 ) -> None:
     student, teacher = models
-    StudentHook(0.7, 2.0, teacher).attach_(student.train())
+    StudentHook(Lesson(0.7, 2.0), teacher).attach_(student.train())
     short = {name: tensor[:4] for name, tensor in batch.items()}
     expected = student(**short).loss
     batch["labels"][4:] = -100
@@ -141,7 +141,7 @@ def test_training_without_labels_or_teacher_is_refused(
     models: list[BertForSequenceClassification], batch: dict[str, Tensor]
 ) -> None:
     student = models[0].train()
-    hook = StudentHook(0.9, 2.0)
+    hook = StudentHook(Lesson(0.9, 2.0))
     hook.attach_(student)
     with pytest.raises(DataError, match="trained without labels"):
         student(input_ids=batch["input_ids"])
@@ -177,11 +177,11 @@ def test_hidden_states_of_every_layer_take_part(
             model.eval()(**inputs, output_hidden_states=True).hidden_states[1:]
             for model in (student, teacher)
         ]
-    plain = StudentHook(1.0, 2.0, teacher)
+    plain = StudentHook(Lesson(1.0, 2.0), teacher)
     plain.attach_(student.train())
     without = student(**batch).loss
     plain.detach_()
-    hook = StudentHook(1.0, 2.0, teacher, hidden=3.0)
+    hook = StudentHook(Lesson(1.0, 2.0, hidden=3.0), teacher)
     hook.attach_(student)
     student.eval()(**batch)  # an evaluation in between leaves nothing behind
     expected = without + 3.0 * hidden_state_loss(*states, batch["attention_mask"]) / 6
@@ -190,14 +190,20 @@ def test_hidden_states_of_every_layer_take_part(
     assert student.bert.encoder.layer[0].intermediate.dense.weight.grad is not None
 
 
-def test_hidden_states_need_a_teacher_of_the_same_shape(models: list[BertForSequenceClassification]) -> None:
+def test_hidden_states_need_a_teacher_that_has_the_layers(
+    models: list[BertForSequenceClassification],
+) -> None:
     with pytest.raises(RecipeError, match="give CompressionCallback a teacher"):
-        StudentHook(1.0, 2.0, hidden=1.0).attach_(models[0])
+        StudentHook(Lesson(1.0, 2.0, hidden=1.0)).attach_(models[0])
     config = BertConfig(
         vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
-    with pytest.raises(RecipeError, match="1 layers of width 16, the teacher 2 of width 16"):
-        StudentHook(1.0, 2.0, BertForSequenceClassification(config), hidden=1.0).attach_(models[0])
+    deeper = BertForSequenceClassification(config)
+    with pytest.raises(
+        RecipeError, match="The student has 2 layers and the teacher 1, so layer_map 'uniform'"
+    ):
+        StudentHook(Lesson(1.0, 2.0, hidden=1.0), models[0]).attach_(deeper)
+    StudentHook(Lesson(1.0, 2.0, hidden=1.0), deeper).attach_(models[0])
 
 
 def test_hidden_states_of_shared_layers_are_counted_by_passes() -> None:
@@ -207,7 +213,7 @@ def test_hidden_states_of_shared_layers_are_counted_by_passes() -> None:
             module.p = 0.0
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 8], [9, 8, 0, 0]])}
     inputs["attention_mask"] = (inputs["input_ids"] != 0).long()
-    hook = StudentHook(1.0, 2.0, teacher, hidden=3.0)
+    hook = StudentHook(Lesson(1.0, 2.0, hidden=3.0), teacher)
     hook.attach_(student.train())
     caught: list[Tensor] = []
     for block in find_blocks(student):
@@ -215,8 +221,9 @@ def test_hidden_states_of_shared_layers_are_counted_by_passes() -> None:
     student(**inputs, labels=torch.tensor([0, 1])).loss.backward()
     assert len(caught) == 8  # 4 layers of 2 each, through 4 modules
     other = tiny_models.tiny_model("albert-groups", num_hidden_layers=6)
-    with pytest.raises(RecipeError, match="has 8 layers of width 32, the teacher 12 of width 32"):
-        StudentHook(1.0, 2.0, other, hidden=1.0).attach_(tiny_models.tiny_model("albert-groups"))
+    lesson = Lesson(1.0, 2.0, hidden=1.0, layer_map=tuple(range(6)))
+    with pytest.raises(RecipeError, match="layer_map names 6 layers, but the student has 8"):
+        StudentHook(lesson, other).attach_(tiny_models.tiny_model("albert-groups"))
 
 
 def test_a_mask_given_by_its_place_counts(
@@ -225,7 +232,7 @@ def test_a_mask_given_by_its_place_counts(
     student, teacher = models
     mask = torch.ones_like(batch["input_ids"])
     mask[:, -1] = 0
-    hook = StudentHook(1.0, 2.0, teacher, hidden=3.0)
+    hook = StudentHook(Lesson(1.0, 2.0, hidden=3.0), teacher)
     hook.attach_(student.train())
     named = student(input_ids=batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
     assert torch.equal(student(batch["input_ids"], mask, labels=batch["labels"]).loss, named)

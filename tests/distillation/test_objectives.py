@@ -18,7 +18,7 @@ from transformers import (
     BertModel,
 )
 
-from secateur.distillation import StudentHook, objective_of
+from secateur.distillation import Lesson, StudentHook, objective_of
 from secateur.errors import DataError, UnsupportedError
 
 LENGTHS = (7, 4, 5)  # real tokens of each row; the rest is padding
@@ -77,8 +77,10 @@ def batch_of(targets: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(1, 20, (3, 7)) * MASK, "attention_mask": MASK, **targets}
 
 
-def hooked(student: Any, *arguments: Any, **more: Any) -> StudentHook:
-    hook = StudentHook(*arguments, **more)
+def hooked(
+    student: Any, hardness: float, temperature: float, teacher: Any = None, **more: Any
+) -> StudentHook:
+    hook = StudentHook(Lesson(hardness, temperature, **more), teacher)
     hook.attach_(student.train())
     return hook
 
@@ -163,7 +165,7 @@ def test_the_distance_from_the_teacher_is_the_sum_written_out(kind: str, tempera
     assert student(**batch, num_items_in_batch=torch.tensor(50)).loss.item() == pytest.approx(
         total / 50, rel=1e-4
     )
-    hook.follow_(0.7, temperature, 0.0)
+    hook.follow_(Lesson(0.7, temperature))
     assert student(**batch).loss.item() == pytest.approx(0.3 * own + 0.7 * total / items, rel=1e-4)
 
 
@@ -240,7 +242,7 @@ def test_embeddings_learn_the_direction_of_the_dense_models(pooling: str, normal
         "pooler.dense.weight",
         "pooler.dense.bias",
     }
-    hook.follow_(0.5, 2.0, 0.0)
+    hook.follow_(Lesson(0.5, 2.0))
     with pytest.raises(DataError, match="have no labels to learn from"):
         student(**batch)
 

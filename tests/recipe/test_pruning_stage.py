@@ -298,7 +298,7 @@ def test_the_schema_knows_which_key_is_whose() -> None:
     assert stage["properties"]["num_grads"]["description"].startswith("Of obert: ")
 
 
-@pytest.mark.parametrize("name", BUILTIN_RECIPES)
+@pytest.mark.parametrize("name", [name for name in BUILTIN_RECIPES if name != "general"])  # it teaches only
 def test_recipes_of_the_package_reach_what_they_say(name: str) -> None:
     read = load_recipe(name)
     found = StepPlan.for_rows(read.stretched(15000), 15000)

@@ -112,7 +112,7 @@ def test_all_mistakes_are_named_at_once() -> None:
     [
         ("name: [", "not valid YAML in line"),
         ("name: a\nname: b", "the key 'name' stands twice"),
-        ("- a", "must be a mapping with the keys name, description, training, stages"),
+        ("- a", "must be a mapping with the keys name, description, student, training, stages"),
         ("", "must be a mapping"),
     ],
 )

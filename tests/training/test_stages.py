@@ -215,7 +215,8 @@ def test_distillation_comes_and_goes(tmp_path: Path) -> None:
     class Lessons(CompressionCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             super().on_step_end(*args, **kwargs)
-            seen.append((self._hook.hardness, self._hook.temperature, self._hook.hidden))
+            lesson = self._hook.lesson
+            seen.append((lesson.hardness, lesson.temperature, lesson.hidden))
 
     stages = (
         {

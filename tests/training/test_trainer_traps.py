@@ -14,7 +14,7 @@ from tiny_training import DISTILLATION, PRUNING, QUANTIZATION, recipe, rows, tin
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from secateur.distillation import StudentHook
+from secateur.distillation import Lesson, StudentHook
 from secateur.errors import DataError, RecipeError
 from secateur.modeling import find_projections
 from secateur.quantization import find_quantizers
@@ -87,7 +87,7 @@ def test_hidden_states_teach_through_gradient_checkpointing(reentrant: bool) -> 
         model = tiny_model()
         if checkpointing:
             recompute_(model, reentrant=reentrant)
-        StudentHook(1.0, 2.0, tiny_model(1), 1.0).attach_(model.train())
+        StudentHook(Lesson(1.0, 2.0, hidden=1.0), tiny_model(1)).attach_(model.train())
         torch.manual_seed(0)
         model(input_ids=torch.randint(4, 30, (4, 6)), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])

@@ -28,13 +28,15 @@ class Request:
         columns: Role and column with = between them.
         model: Folder of a network: its depth is halved with `half_depth`, else its metrics are compared with.
         half_depth: Train the half-depth network, too.
-        out: Where that goes.
+        out: Where that, or the BiLSTM, goes.
         recipe: Whose training it gets.
         compare: A metrics.json, or a folder with one.
         seed: Of everything random.
         threads: Of PyTorch; None leaves its default.
         text: The column that holds the text; None for one of the usual names.
         label: The column that holds the label; None for one of the usual names.
+        form: What the half-depth network learns; None is `plain`.
+        bilstm: Distil the network into a BiLSTM, too.
     """
 
     data: str
@@ -49,6 +51,8 @@ class Request:
     threads: int | None
     text: str | None = None
     label: str | None = None
+    form: str | None = None
+    bilstm: bool = False
 
 
 def run(request: Request, json_file: Path | None) -> None:
@@ -65,10 +69,7 @@ def run(request: Request, json_file: Path | None) -> None:
         raise DataError(
             "--half-depth needs the network to halve and a place for the half: --model and --out."
         )
-    if not request.half_depth and request.out is not None:
-        raise DataError(
-            "--out is where the half-depth network goes: give --half-depth with it, or leave it out."
-        )
+    _check_networks(request)
     name = request.task or _task_of(request.model)
     task = None if name is None else task_named(name)
     columns = columns_of(task, request.columns, request.text, request.label)
@@ -77,7 +78,7 @@ def run(request: Request, json_file: Path | None) -> None:
     metric = splits.task.main_metric
     compared = request.compare or _own_metrics(request)
     goal = None if compared is None else reached(compared, metric)
-    found = _half_depth(request, splits) if request.half_depth else _simple(request, splits)
+    found = _with_network(request, splits) if _trains_network(request) else _simple(request, splits)
     sentence = None
     if goal is not None:
         best = max(_scored(row, metric) for row in found)
@@ -88,6 +89,24 @@ def run(request: Request, json_file: Path | None) -> None:
         _print(splits, found, metric)
         if sentence is not None:
             output().print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _trains_network(request: Request) -> bool:
+    return request.half_depth or request.bilstm
+
+
+def _check_networks(request: Request) -> None:
+    """Raises DataError where the options for networks do not go together."""
+    if request.half_depth and request.bilstm:
+        raise DataError("--half-depth and --bilstm are two networks: ask for one after the other.")
+    if request.bilstm and request.model is None:
+        raise DataError("--bilstm needs the fine-tuned network that teaches it: --model.")
+    if not _trains_network(request) and request.out is not None:
+        raise DataError(
+            "--out is where a trained network goes: give --half-depth or --bilstm with it, or leave it out."
+        )
+    if request.form is not None and not request.half_depth:
+        raise DataError("--form is of the half-depth network: give --half-depth with it, or leave it out.")
 
 
 def reached(path: Path, metric: str) -> float:
@@ -134,11 +153,12 @@ def _task_of(model: Path | None) -> str | None:
 
 
 def _own_metrics(request: Request) -> Path | None:
-    if request.model is None or request.half_depth:
+    if request.model is None or _trains_network(request):
         return None
     if not (request.model / "metrics.json").is_file():
         raise DataError(
-            f"{request.model} has no metrics.json to compare with: give a checkpoint, or add --half-depth."
+            f"{request.model} has no metrics.json to compare with: give a checkpoint, or add --half-depth or "
+            "--bilstm."
         )
     return request.model
 
@@ -153,18 +173,18 @@ def _simple(request: Request, splits: Splits) -> list[dict[str, Any]]:
         ) from error
 
 
-def _half_depth(request: Request, splits: Splits) -> list[dict[str, Any]]:
+def _with_network(request: Request, splits: Splits) -> list[dict[str, Any]]:
     """Trains the network; the simple baselines, where the task has any, come first."""
     hush_libraries()
     assert request.model is not None
-    assert request.out is not None
     try:
         import torch
 
+        from secateur.baselines.bilstm import bilstm
         from secateur.baselines.half_depth import half_depth
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"A half-depth network needs {error.name}, which is not installed: pip install 'secateur[train]'."
+            f"Training a network needs {error.name}, which is not installed: pip install 'secateur[train]'."
         ) from error
     if request.threads is not None:
         torch.set_num_threads(request.threads)
@@ -172,7 +192,15 @@ def _half_depth(request: Request, splits: Splits) -> list[dict[str, Any]]:
         simple = _simple(request, splits)
     except UnsupportedError:
         simple = []
-    return [*simple, half_depth(request.model, splits, request.out, recipe=request.recipe, seed=request.seed)]
+    if request.bilstm:
+        return [*simple, bilstm(request.model, splits, request.out, seed=request.seed)]
+    assert request.out is not None
+    options: dict[str, Any] = {
+        "recipe": request.recipe,
+        "form": request.form or "plain",
+        "seed": request.seed,
+    }
+    return [*simple, half_depth(request.model, splits, request.out, **options)]
 
 
 def _scored(row: Mapping[str, Any], metric: str) -> float:

@@ -43,6 +43,7 @@ class Request:
     kind: str | None = None
     max_length: int | None = None
     cache: Path | None = None
+    student: str | None = None
     report_to: tuple[str, ...] = ()
     logging_dir: Path | None = None
     doc_stride: int | None = None
@@ -79,6 +80,7 @@ def run(request: Request) -> None:
             request.recipe,
             request.out,
             teacher=request.teacher,
+            student=request.student,
             dense_out=request.dense_out,
             max_length=request.max_length,
             doc_stride=request.doc_stride,

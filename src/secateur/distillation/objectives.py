@@ -25,7 +25,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.distillation.losses import cosine_distance, sigmoid_divergence, softmax_divergence
+from secateur.distillation.lesson import Lesson
+from secateur.distillation.losses import (
+    cosine_distance,
+    sigmoid_divergence,
+    similarity_distance,
+    softmax_divergence,
+)
 from secateur.errors import DataError, UnsupportedError
 from secateur.modeling.pooling import Pooling
 from secateur.tasks.task import IGNORED
@@ -64,8 +70,12 @@ class Objective(ABC):
         """Returns the loss against the labels, summed over the items; scalar float32."""
 
     @abstractmethod
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
         """Returns the distance from the teacher, summed over the items; scalar float32."""
+
+    def comparable(self, student: Tensor, teacher: Tensor, lesson: Lesson) -> bool:
+        """Says whether outputs of both have shapes that `distance` can compare."""
+        return bool(student.shape == teacher.shape)
 
 
 class SingleLabel(Objective):
@@ -85,9 +95,9 @@ class SingleLabel(Objective):
         """Cross entropy."""
         return _cross_entropy(outputs, batch["labels"].reshape(-1))
 
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
         """Divergence of the rows that have a label."""
-        return (softmax_divergence(student, teacher, temperature) * self.items(batch)).sum()
+        return (softmax_divergence(student, teacher, lesson.temperature) * self.items(batch)).sum()
 
 
 class MultiLabel(Objective):
@@ -109,9 +119,9 @@ class MultiLabel(Objective):
             outputs.float(), batch["labels"].float(), reduction="sum"
         )
 
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
         """Divergence of every answer."""
-        return sigmoid_divergence(student, teacher, temperature).sum()
+        return sigmoid_divergence(student, teacher, lesson.temperature).sum()
 
 
 class Regression(Objective):
@@ -127,7 +137,7 @@ class Regression(Objective):
         labels: Tensor = batch["labels"].reshape(outputs.shape)
         return (outputs.float() - labels.float()).square().sum()
 
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
         """Squared error."""
         return (student.float() - teacher.detach().float()).square().sum()
 
@@ -137,7 +147,8 @@ class Tokens(Objective):
 
     The teacher speaks on all tokens of a text, not only on those: answers that join the pieces of a word
     read the others too, and no label tells them apart from noise. A row weighs as much as against its labels:
-    the mean over its tokens times the number of its labelled ones.
+    the mean over its tokens times the number of its labelled ones. A lesson may hold the teacher to the
+    tokens with a label instead.
     """
 
     def items(self, batch: Batch) -> Tensor:
@@ -149,10 +160,13 @@ class Tokens(Objective):
         """Cross entropy of the tokens with a label."""
         return _cross_entropy(outputs.flatten(0, 1), batch["labels"].reshape(-1))
 
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Divergence of all real tokens, each row as often as it has labels."""
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
+        """Divergence of all real tokens, each row as often as it has labels; or of those with a label."""
+        apart = softmax_divergence(student, teacher, lesson.temperature)  # (B, S)
+        if lesson.tokens == "labelled":
+            return (apart * (batch["labels"] != IGNORED)).sum()
         real = _real(batch, student)
-        rows = (softmax_divergence(student, teacher, temperature) * real).sum(-1) / real.sum(-1).clamp(min=1)
+        rows = (apart * real).sum(-1) / real.sum(-1).clamp(min=1)
         return (rows * self.items(batch)).sum()
 
 
@@ -188,11 +202,11 @@ class Spans(Objective):
             )
         return total / 2
 
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
         """Half of the divergences of start and end."""
         real = _real(batch, student).unsqueeze(1).expand(-1, 2, -1)
         both = softmax_divergence(
-            student.transpose(1, 2), teacher.transpose(1, 2), temperature, real
+            student.transpose(1, 2), teacher.transpose(1, 2), lesson.temperature, real
         )  # (B, 2)
         return (both.sum(-1) * self.items(batch)).sum() / 2
 
@@ -217,13 +231,16 @@ class MaskedTokens(Objective):
         labels = batch["labels"]
         return _cross_entropy(outputs, labels[labels != IGNORED])
 
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
         """Divergence."""
-        return softmax_divergence(student, teacher, temperature).sum()
+        return softmax_divergence(student, teacher, lesson.temperature).sum()
 
 
 class Embeddings(Objective):
-    """One vector a text, learnt from the dense model alone: 1 - cosine.
+    """One vector a text, learnt from the dense model alone: 1 - cosine, or similarities within the batch.
+
+    Similarities compare a text with the others of its own batch, so several small batches a step see fewer
+    pairs than a big one; by them alone a student may be narrower than its teacher.
 
     Args:
         pooling: How the vector is made.
@@ -253,9 +270,20 @@ class Embeddings(Objective):
             "(a distillation stage of hardness 1 over the whole run)."
         )
 
-    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """1 - cosine; a temperature means nothing."""
-        return cosine_distance(student, teacher).sum()
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, lesson: Lesson) -> Tensor:
+        """1 - cosine, the distance of the similarities, or both; a temperature means nothing."""
+        total = torch.zeros((), device=student.device)
+        if lesson.vectors != "similarity":
+            total = total + cosine_distance(student, teacher).sum()
+        if lesson.vectors != "cosine":
+            total = total + similarity_distance(student, teacher).sum()
+        return total
+
+    def comparable(self, student: Tensor, teacher: Tensor, lesson: Lesson) -> bool:
+        """Similarities need as many texts only, cosines equal widths."""
+        return len(student) == len(teacher) and (
+            lesson.vectors == "similarity" or student.shape == teacher.shape
+        )
 
 
 def head_of(model: Any) -> str:

@@ -10,7 +10,26 @@ from torch import nn
 from secateur.errors import StructureError, UnsupportedError
 from secateur.modeling.structure import find_blocks
 
-__all__ = ["half_depth_layers", "keep_layers_"]
+__all__ = ["half_depth_layers", "keep_layers_", "num_passes", "spread_layers"]
+
+
+def spread_layers(num_layers: int, kept: int) -> list[int]:
+    """Returns layers to keep, spread from the first to the last; of one, the first.
+
+    Args:
+        num_layers: Of the whole model.
+        kept: How many to keep.
+
+    Raises:
+        UnsupportedError: The model has not so many.
+    """
+    if not 1 <= kept <= num_layers:
+        raise UnsupportedError(
+            f"The model has {num_layers} layers, of which {kept} cannot be kept: give 1 to {num_layers}."
+        )
+    if kept == 1:
+        return [0]
+    return [round(index * (num_layers - 1) / (kept - 1)) for index in range(kept)]
 
 
 def half_depth_layers(num_layers: int) -> list[int]:
@@ -30,9 +49,7 @@ def half_depth_layers(num_layers: int) -> list[int]:
     kept = num_layers // 2
     if kept < 1:
         raise UnsupportedError(f"A model with {num_layers} layer has no half: give one with two or more.")
-    if kept == 1:
-        return [0]
-    return [round(index * (num_layers - 1) / (kept - 1)) for index in range(kept)]
+    return spread_layers(num_layers, kept)
 
 
 def keep_layers_(model: nn.Module, layers: Sequence[int]) -> None:
@@ -54,7 +71,7 @@ def keep_layers_(model: nn.Module, layers: Sequence[int]) -> None:
     """
     blocks = find_blocks(model)
     grouped = getattr(model.config, "num_hidden_groups", None) is not None
-    num_layers = int(model.config.num_hidden_layers) if grouped else len(blocks)
+    num_layers = num_passes(model)
     kept = list(layers)
     if not kept or sorted(set(kept)) != kept or not 0 <= kept[0] <= kept[-1] < num_layers:
         raise StructureError(
@@ -67,6 +84,12 @@ def keep_layers_(model: nn.Module, layers: Sequence[int]) -> None:
         _keep_modules_(model, kept, blocks[0].prefix.rpartition(".")[0])
     for config in _configs(model):
         config.num_hidden_layers = len(kept)  # DistilBERT's config knows it as another name of n_layers
+
+
+def num_passes(model: nn.Module) -> int:
+    """Returns how many layers can be kept: those of the encoder, or passes through a group of shared ones."""
+    grouped = getattr(model.config, "num_hidden_groups", None) is not None
+    return int(model.config.num_hidden_layers) if grouped else len(find_blocks(model))
 
 
 def _keep_modules_(model: nn.Module, kept: Sequence[int], path: str) -> None:

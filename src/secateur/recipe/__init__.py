@@ -9,6 +9,7 @@ from secateur.recipe.recipe import (
     PruningStage,
     QuantizationStage,
     Recipe,
+    StudentShape,
     TrainingSettings,
     load_recipe,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "PruningStage",
     "QuantizationStage",
     "Recipe",
+    "StudentShape",
     "TrainingSettings",
     "load_recipe",
 ]

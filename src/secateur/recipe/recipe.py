@@ -27,6 +27,7 @@ from secateur.recipe.stages import (
     Stage,
     TrainingSettings,
 )
+from secateur.recipe.student import StudentShape
 from secateur.recipe.times import Clock, stretched_time
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Recipe",
     "SmallData",
     "Stage",
+    "StudentShape",
     "TrainingSettings",
     "load_recipe",
 ]
@@ -56,6 +58,7 @@ class Recipe(Record):
     Attributes:
         name: A word.
         description: One sentence.
+        student: A smaller student to start with; None trains a copy of the model.
         training: The run.
         stages: What happens in it; stages of one type follow one another in the order of the run.
         small_data: What changes for a few rows; None changes nothing but the length.
@@ -63,6 +66,7 @@ class Recipe(Record):
 
     name: Annotated[str, Field(min_length=1)]
     description: str = ""
+    student: StudentShape | None = None
     training: TrainingSettings
     stages: tuple[Stage, ...] = ()
     small_data: SmallData | None = None

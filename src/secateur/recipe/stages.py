@@ -81,16 +81,39 @@ class TrainingSettings(Record):
     densify: bool = False
 
 
+def _all_or_some(layers: str | tuple[int | None, ...]) -> str | tuple[int | None, ...]:
+    if not isinstance(layers, str) and all(layer is None for layer in layers):
+        raise ValueError("compares no layer")
+    return layers
+
+
+_LayerMap = Annotated[
+    Literal["uniform", "last"] | tuple[Annotated[int, Field(ge=0)] | None, ...], AfterValidator(_all_or_some)
+]
+
+
 class DistillationStage(StageRecord):
-    """Lets the student learn from the dense teacher's logits.
+    """Lets the student learn from the dense teacher: from its outputs, and from what lies within it.
 
     Several may follow one another; where none is, the labels alone teach.
 
     Attributes:
         type: `distillation`.
-        hardness: Weight of the teacher against the labels, 0-1.
+        hardness: Weight of the teacher's outputs against the labels, 0-1.
         temperature: Softens both distributions.
-        hidden: Weight of the distance between the hidden states of student and teacher after every layer.
+        outputs: Weight of labels and the teacher's outputs together; 0 leaves what lies within.
+        hidden: Weight of the distance between the hidden states of student and teacher after the layers.
+        hidden_distance: `mse`, or `cosine` of each token.
+        embeddings: Weight of the distance between what enters the first layers.
+        attention: Weight of the distance between the attention maps.
+        attention_of: Their `scores`, or the `probabilities` made of them.
+        layer_map: From which layer of the teacher each layer of a shallower student learns: `uniform` spreads
+            them, `last` takes the topmost, a list names one (from 0, or null for none) for each layer of the
+            student.
+        tokens: Of token tags: the teacher speaks on `all` tokens of a text, or on the `labelled` ones, the
+            first piece of each word.
+        vectors: Of sentence embeddings: compared by `cosine`, by the `similarity` of a batch's texts with
+            each other, or `both`.
         augmentation: Fraction of the rows that `compress` shows altered, with spans of other rows and random
             words in them; only the teacher can say what such a text means, so `hardness` must be 1, over
             the whole run.
@@ -101,14 +124,39 @@ class DistillationStage(StageRecord):
     type: Literal["distillation"]
     hardness: Fraction = 1.0
     temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    outputs: Annotated[float, Field(ge=0.0)] = 1.0
     hidden: Annotated[float, Field(ge=0.0)] = 0.0
+    hidden_distance: Literal["mse", "cosine"] = "mse"
+    embeddings: Annotated[float, Field(ge=0.0)] = 0.0
+    attention: Annotated[float, Field(ge=0.0)] = 0.0
+    attention_of: Literal["scores", "probabilities"] = "scores"
+    layer_map: _LayerMap = "uniform"
+    tokens: Literal["all", "labelled"] = "all"
+    vectors: Literal["cosine", "similarity", "both"] = "cosine"
     augmentation: Fraction = 0.0
     start_epoch: Time = 0.0
     end_epoch: Time | None = None
 
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it compares more than outputs, so that the teacher must be asked at every step."""
+        return self.hidden > 0.0 or self.embeddings > 0.0 or self.attention > 0.0
+
+    @property
+    def needs_live_teacher(self) -> bool:
+        """Whether the teacher's outputs, computed once before the run, are not enough."""
+        return self.looks_inside or self.augmentation > 0.0
+
+    @model_validator(mode="after")
+    def _teaches(self) -> DistillationStage:
+        if self.outputs == 0.0 and not self.looks_inside:
+            text = "0 leaves nothing to learn from: give hidden, embeddings or attention a weight"
+            raise InconsistentError([Problem(("outputs",), text)])
+        return self
+
     @model_validator(mode="after")
     def _labelled(self) -> DistillationStage:
-        if self.augmentation > 0.0 and self.hardness < 1.0:
+        if self.augmentation > 0.0 and self.hardness < 1.0 and self.outputs > 0.0:
             text = f"needs hardness 1, because altered texts have no label; it is {self.hardness:g}"
         elif self.augmentation > 0.0 and (self.start_epoch != 0.0 or self.end_epoch is not None):
             text = "needs a teacher over the whole run: leave start_epoch and end_epoch out"

@@ -156,12 +156,28 @@ def _distillation(plan: StepPlan) -> list[Event]:
 
 def lesson(stage: DistillationStage) -> str:
     """Says how a distillation stage teaches."""
-    parts = [f"hardness {stage.hardness:g}", f"temperature {stage.temperature:g}"]
-    if stage.hidden > 0.0:
-        parts.append(f"hidden states × {stage.hidden:g}")
+    parts = []
+    if stage.outputs > 0.0:
+        parts += [f"hardness {stage.hardness:g}", f"temperature {stage.temperature:g}"]
+        parts += [f"outputs × {stage.outputs:g}"] if stage.outputs != 1.0 else []
+    cosine = " by cosine" if stage.hidden_distance == "cosine" else ""
+    named = {
+        f"hidden states{cosine}": stage.hidden,
+        "embeddings": stage.embeddings,
+        f"attention {stage.attention_of}": stage.attention,
+    }
+    parts += [f"{name} × {weight:g}" for name, weight in named.items() if weight > 0.0]
+    if stage.looks_inside and stage.layer_map != "uniform":
+        parts.append(f"layer map {_map(stage.layer_map)}")
     if stage.augmentation > 0.0:
         parts.append(f"{_percent(stage.augmentation)} of the rows altered")
     return ", ".join(parts)
+
+
+def _map(layer_map: str | tuple[int | None, ...]) -> str:
+    if isinstance(layer_map, str):
+        return layer_map
+    return " ".join("-" if layer is None else str(layer) for layer in layer_map)
 
 
 def _pruning(plan: StepPlan) -> list[Event]:

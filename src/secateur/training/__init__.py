@@ -2,6 +2,7 @@
 
 from secateur.training.callback import CompressionCallback
 from secateur.training.conditions import last_checkpoint
+from secateur.training.students import make_student
 from secateur.training.trainer import Compression, FineTuning, compress, fine_tune
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "compress",
     "fine_tune",
     "last_checkpoint",
+    "make_student",
 ]

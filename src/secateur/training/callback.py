@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from secateur.distillation.teacher import StudentHook
+from secateur.distillation import SILENT, Lesson, StudentHook
 from secateur.errors import RecipeError, StructureError
 from secateur.modeling.structure import find_blocks
 from secateur.quantization import (
@@ -28,7 +28,9 @@ from secateur.sparsity import Pruner
 from secateur.training.conditions import (
     check_arguments,
     check_checkpoint,
+    check_groups,
     check_lessons,
+    check_student,
     check_teacher,
     note_run,
     processes,
@@ -71,14 +73,17 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         recipe: A recipe, the name of one, or the path of one.
         teacher: The dense model to learn from. None is fine where the recipe does not distil, or where every
             batch brings `teacher_logits`; such a column needs `remove_unused_columns=False`.
+        teacher_device: Where the teacher runs; None is where the student does.
     """
 
-    def __init__(self, recipe: Recipe | str, teacher: nn.Module | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe | str, teacher: nn.Module | None = None, teacher_device: Any = None
+    ) -> None:
         self.recipe = load_recipe(recipe)
         self._pruning = StagePruners(self.recipe)
         self._quantization = self.recipe.stage(QuantizationStage)
-        hidden = max((stage.hidden for stage in self.recipe.stages_of(DistillationStage)), default=0.0)
-        self._hook = StudentHook(0.0, 1.0, teacher, hidden)
+        lessons = [Lesson.of(stage) for stage in self.recipe.stages_of(DistillationStage)]
+        self._hook = StudentHook(SILENT, teacher, later=lessons, teacher_device=teacher_device)
         self._teacher = teacher
         self._model: Any = None
         self._plan: StepPlan | None = None
@@ -146,7 +151,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         Args:
             optimizer: An optimizer over the model's parameters.
         """
-        groups = self._pruning.parameter_groups()
+        groups = self._own_groups()
         own = {id(parameter) for group in groups for parameter in group["params"]}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
@@ -189,6 +194,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             )
         if self._quantizing:
             freeze_observers_(self._model)
+        self._hook.finish_()
 
     def status(self) -> dict[str, float]:
         """Returns what there is to log.
@@ -269,7 +275,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         self._begin_(steps_per_epoch, state.max_steps, args.world_size > 1)
         if self.plan.learning_rate:
             steer_(lr_scheduler, self.plan)
-        self._check_groups(optimizer)
+        check_groups(self.recipe, self._own_groups(), optimizer)
         if optimizer is not None:
             self._pruning.watch_(optimizer)
         check_checkpoint(self._witness, self.recipe, steps_per_epoch, state, optimizer)
@@ -327,8 +333,9 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
                 "This CompressionCallback belongs to another Trainer or model: make a new one for each."
             )
         if self._teacher is not None:
-            check_teacher(self._teacher, model)
+            check_teacher(self._teacher, model, self.recipe)
         blocks = find_blocks(model)
+        check_student(self.recipe, model)
         self._model = model
         if self.recipe.training.freeze_embeddings:
             for table in find_embeddings(model).values():
@@ -375,22 +382,12 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         if self._freezer is not None:
             self._freezer.freeze_(now.frozen)
         lesson = now.distillation
-        if lesson is None:
-            self._hook.follow_(hardness=0.0, temperature=1.0, hidden=0.0)
-        else:
-            self._hook.follow_(lesson.hardness, lesson.temperature, lesson.hidden)
+        self._hook.follow_(SILENT if lesson is None else Lesson.of(lesson))
 
     def _forget_early_bests(self, state: Any, step: int | None = None) -> None:
         """Forgets what the Trainer holds for its best model if that was evaluated before the goal."""
         if (state.global_step if step is None else step) < self._goal:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
-    def _check_groups(self, optimizer: Any) -> None:
-        own = {id(parameter) for group in self._pruning.parameter_groups() for parameter in group["params"]}
-        for group in () if optimizer is None else optimizer.param_groups:
-            members = {id(parameter) for parameter in group["params"]}
-            if members & own and members - own:
-                raise RecipeError(
-                    f"The recipe {self.recipe.name!r} has a method that learns at a rate of its own: "
-                    "call callback.connect_(trainer) right after the Trainer is made."
-                )
+    def _own_groups(self) -> list[dict[str, Any]]:
+        return [*self._pruning.parameter_groups(), *self._hook.parameter_groups()]

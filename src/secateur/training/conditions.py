@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from secateur.distillation.objectives import HEADS, head_of
 from secateur.errors import RecipeError, StructureError
 from secateur.modeling.pooling import Pooling
+from secateur.modeling.structure import find_blocks
+from secateur.modeling.surgery import num_passes
 from secateur.recipe.plan import StepPlan
-from secateur.recipe.recipe import Recipe
+from secateur.recipe.recipe import DistillationStage, Recipe
 from secateur.sparsity import Pruner
 
 __all__ = [
     "check_arguments",
     "check_checkpoint",
+    "check_groups",
     "check_lessons",
+    "check_student",
     "check_teacher",
     "is_whole",
     "last_checkpoint",
@@ -57,8 +62,39 @@ def check_arguments(args: Any) -> None:
         )
 
 
-def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
+def check_student(recipe: Recipe, model: nn.Module) -> None:
+    """Checks that a model is the student that a recipe starts with.
+
+    Raises:
+        RecipeError: It is a larger one.
+    """
+    shape = recipe.student
+    if shape is None:
+        return
+    block, passes = find_blocks(model)[0], num_passes(model)
+    layers = len(shape.layers) if isinstance(shape.layers, tuple) else shape.layers
+    sizes = {
+        "layers": (passes if layers == "half" else layers, passes),
+        "hidden_size": (shape.hidden_size, block.hidden_size),
+        "intermediate_size": (shape.intermediate_size, block.intermediate_size),
+        "heads": (shape.heads, block.num_heads),
+    }
+    for name, (wanted, found) in sizes.items():
+        if wanted is not None and wanted != found:
+            raise RecipeError(
+                f"The recipe {recipe.name!r} starts with a student of {name} {wanted}, but this model has "
+                f"{found}: make the student with secateur.training.make_student(model, recipe) and give "
+                "that, with the model as its teacher."
+            )
+
+
+def check_teacher(teacher: nn.Module, student: nn.Module, recipe: Recipe | None = None) -> None:
     """Checks that a teacher can speak to a student.
+
+    Args:
+        teacher: The dense model.
+        student: Who learns.
+        recipe: Says what is compared; None compares outputs.
 
     Raises:
         RecipeError: It cannot.
@@ -83,10 +119,12 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
             f"The teacher pools its embeddings by {Pooling.of(own)}, the student by {Pooling.of(other)}: set "
             "sentence_embedding alike in their configs."
         )
-    if heads[0] == "Model" and own.hidden_size != other.hidden_size:
+    stages = () if recipe is None else recipe.stages_of(DistillationStage)
+    by_width = recipe is None or any(one.outputs > 0.0 and one.vectors != "similarity" for one in stages)
+    if heads[0] == "Model" and own.hidden_size != other.hidden_size and by_width:
         raise RecipeError(
             f"The teacher's embeddings are {own.hidden_size} wide, the student's {other.hidden_size}: "
-            "a cosine needs equal widths."
+            "a cosine needs equal widths; give a teacher as wide, or compare vectors by similarity."
         )
     if heads[0] not in ("ForSequenceClassification", "ForTokenClassification"):
         return
@@ -111,11 +149,32 @@ def check_lessons(plan: StepPlan, model: nn.Module) -> None:
         return
     for step in range(plan.total_steps):
         lesson = plan.at(step).distillation
-        if lesson is None or lesson.hardness < 1.0:
+        if lesson is None or (lesson.hardness < 1.0 and lesson.outputs > 0.0):
             raise RecipeError(
                 "Sentence embeddings have no labels and learn from the dense model alone, but at step "
                 f"{step} of the recipe {plan.recipe.name!r} no teacher of hardness 1 speaks: add a "
                 "distillation stage with hardness 1 over the whole run."
+            )
+
+
+def check_groups(recipe: Recipe, groups: Iterable[dict[str, Any]], optimizer: Any) -> None:
+    """Checks that what a recipe itself learns has groups of its own in an optimizer.
+
+    Args:
+        recipe: The recipe.
+        groups: Those groups.
+        optimizer: The Trainer's; None where there is none yet.
+
+    Raises:
+        RecipeError: A group of the optimizer holds both.
+    """
+    own = {id(parameter) for group in groups for parameter in group["params"]}
+    for group in () if optimizer is None else optimizer.param_groups:
+        members = {id(parameter) for parameter in group["params"]}
+        if members & own and members - own:
+            raise RecipeError(
+                f"The recipe {recipe.name!r} has something that learns in an optimizer group of its own: "
+                "call callback.connect_(trainer) right after the Trainer is made."
             )
 
 

@@ -67,6 +67,7 @@ def estimate(
     padder: Padder,
     plan: StepPlan,
     *,
+    student: Any = None,
     tuning_steps: int = 0,
     tuning_batch: int = 32,
     live_teacher: bool = False,
@@ -82,6 +83,7 @@ def estimate(
         features: What will be trained on.
         padder: How they are collated.
         plan: The recipe on the run.
+        student: Who is trained; None is a copy of the network.
         tuning_steps: Optimizer steps of fine-tuning before; 0 where there is none.
         tuning_batch: Rows in such a step.
         live_teacher: Whether the teacher is asked at every step.
@@ -96,6 +98,8 @@ def estimate(
         stopwatch = _Stopwatch(network, features, padder, size)
         plain = stopwatch.step() if tuning_steps else 0.0
         teacher = copy.deepcopy(network)
+        if student is not None and student is not network:
+            stopwatch = _Stopwatch(student, features, padder, size)
         callback = CompressionCallback(_without_evidence(plan.recipe), teacher)
         callback.attach_(
             stopwatch.network, steps_per_epoch=plan.steps_per_epoch, total_steps=plan.total_steps

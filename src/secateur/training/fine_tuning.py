@@ -15,7 +15,7 @@ from typing import Any
 from transformers import Trainer, set_seed
 
 from secateur.data import Splits
-from secateur.distillation.teacher import StudentHook
+from secateur.distillation import SILENT, StudentHook
 from secateur.errors import UnsupportedError
 from secateur.sparsity.lock import SPARSE, lock_zeros_, unlock_, unlocked_sparsity
 from secateur.training.arguments import LOG_EVERY, quiet_transformers, training_arguments
@@ -28,7 +28,15 @@ from secateur.training.progress import show_progress_
 from secateur.training.reporting import Reporting
 from secateur.training.run_folder import RunFolder, SeededOrder
 
-__all__ = ["FineTuning", "check_model_target", "evaluate", "fine_tune", "save_copy", "tuning_steps"]
+__all__ = [
+    "FineTuning",
+    "check_model_target",
+    "evaluate",
+    "fine_tune",
+    "save_copy",
+    "save_model",
+    "tuning_steps",
+]
 
 EPOCHS = 5.0
 MIN_STEPS = 400  # a few hundred rows need many passes
@@ -130,7 +138,7 @@ def fine_tune(
             data_collator=padder_for(tokenizer, task, network, train, None, seed),
             train_dataset=train,
         )
-        hook = StudentHook(0.0, 1.0)  # computes logits of masked words only, and counts as compression does
+        hook = StudentHook(SILENT)  # computes logits of masked words only, and counts as compression does
         hook.attach_(network)
         count_items_(trainer, hook)
         show_progress_(
@@ -144,7 +152,7 @@ def fine_tune(
         hook.detach_()
         if sparse:
             unlock_(network)
-        _save(network, tokenizer, Path(out))
+        save_model(network, tokenizer, Path(out))
     minutes = (time.monotonic() - started) / 60
     metrics: dict[str, Any] = {"epochs": round(epochs, 2), "minutes": round(minutes, 2), "seed": seed}
     metrics |= evaluate(network, tokenizer, splits, longest)
@@ -162,7 +170,7 @@ def check_model_target(out: Path) -> None:
         raise UnsupportedError(f"{out} exists and is no model folder; it is left alone: give another place.")
 
 
-def _save(network: Any, tokenizer: Any, out: Path) -> None:
+def save_model(network: Any, tokenizer: Any, out: Path) -> None:
     """Writes a Hugging Face folder beside `out`, then puts it in its place."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:

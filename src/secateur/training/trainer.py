@@ -49,6 +49,7 @@ from secateur.training.progress import say, show_progress_
 from secateur.training.pruning import check_zeros
 from secateur.training.reporting import Reporting
 from secateur.training.run_folder import RunFolder, fingerprint, weights_fingerprint
+from secateur.training.students import check_student_folder, load_student, make_student
 from secateur.training.teacher_cache import TeacherCache, check_folder
 
 __all__ = ["Compression", "FineTuning", "compress", "fine_tune", "usual_task"]
@@ -80,6 +81,7 @@ def compress(
     *,
     task: str | None = None,
     teacher: str | os.PathLike[str] | None = None,
+    student: str | os.PathLike[str] | None = None,
     dense_out: str | os.PathLike[str] | None = None,
     max_length: int | None = None,
     doc_stride: int | None = None,
@@ -105,6 +107,8 @@ def compress(
             columns of the data are for.
         teacher: Folder of another dense model to learn from, with the same tokenizer and labels; None learns
             from the model itself.
+        student: Folder of a smaller model to start from, with the model's tokenizer; None starts from what
+            the recipe's `student` makes of the model, or from a copy of it.
         dense_out: Where to keep the dense model, if it is fine-tuned on the way; None keeps it nowhere.
         max_length: Most tokens of a text, or of a window of a long context; None means 384 for question
             answering, otherwise all that the model can: what is shorter costs no more.
@@ -160,8 +164,8 @@ def compress(
     ready = has_head(Path(model), type(splits.task))
     if teacher is not None:
         read_config(Path(teacher))  # transformers would look for a folder that is not there on the hub
-    request["model weights"] = weights_fingerprint(Path(model))
-    request["teacher weights"] = None if teacher is None else weights_fingerprint(Path(teacher))
+    for role, given in (("model", model), ("teacher", teacher), ("student", student)):
+        request[f"{role} weights"] = None if given is None else weights_fingerprint(Path(given))
     if cache is not None:
         check_folder(Path(cache))
     run = RunFolder(Path(out), request, resume=resume, save_every=save_every)
@@ -173,6 +177,7 @@ def compress(
         recipe=resolved,
         out=Path(out),
         teacher=None if teacher is None else Path(teacher),
+        student=None if student is None else Path(student),
         dense_out=None if dense_out is None else Path(dense_out),
         max_length=max_length,
         cache=TeacherCache(folder),
@@ -207,6 +212,7 @@ class _Job:
     recipe: Recipe
     out: Path
     teacher: Path | None
+    student: Path | None
     dense_out: Path | None
     max_length: int | None
     cache: TeacherCache
@@ -223,14 +229,17 @@ class _Job:
         tokenizer = self._tokenizer(self.model)
         task = self._task(self.model) if self.ready else self.splits.task
         network = load_network(self.model, task, new_head=not self.ready)
-        check_zeros(self.recipe, network)
-        longest = max_tokens(network, tokenizer, task, self.max_length)
+        if self.student is not None:
+            check_student_folder(self.student, tokenizer, self.recipe)
+        student = self._student(network, task)
+        check_zeros(self.recipe, student)
+        longest = min(max_tokens(one, tokenizer, task, self.max_length) for one in (network, student))
         train = training_features(tokenizer, task, self.splits.train, longest, network)
         recipe = self.recipe.stretched(len(train))
         plan = StepPlan.for_rows(recipe, len(train))
         teacher = self._other_teacher(task, network, tokenizer)
         live = task.head == "masked" or any(
-            stage.hidden > 0.0 or stage.augmentation > 0.0 for stage in recipe.stages_of(DistillationStage)
+            stage.needs_live_teacher for stage in recipe.stages_of(DistillationStage)
         )
         if self.progress:
             foreseen = announce(
@@ -239,6 +248,7 @@ class _Job:
                 train,
                 padder_for(tokenizer, task, network, train, recipe, self.seed),
                 tuning_steps=0 if self.ready else tuning_steps(len(train)),
+                student=student,
                 live_teacher=live,
                 scored_rows=len(self.splits.validation) + len(self.splits.test),
                 notes=self.notes,
@@ -256,16 +266,18 @@ class _Job:
         if recipe.stages_of(DistillationStage) and not live:
             dense = network if teacher is None else teacher
             train.teacher_outputs, teacher = self.cache.outputs(dense, task, train), None
-        elif live and teacher is None:
-            teacher = load_network(self.model if self.ready else self._dense(), task)
-        student = network  # nothing else reads the dense weights from here on
+        student = self._student(network, task)
+        if live and teacher is None:
+            copied = student is network  # nothing else reads the dense weights from here on
+            teacher = load_network(self.model if self.ready else self._dense(), task) if copied else network
         record = self._train(student, teacher, tokenizer, splits, train, recipe, longest)
         if any(update.keys() - {"step", "sparsity"} for update in record):
             metrics["pruning"] = record
         metrics["compressed"] = evaluate(student, tokenizer, splits, longest)
         for split, made in embeddings(student, tokenizer, splits, longest).items():
-            metrics["dense"][split]["cosine_to_dense"] = 1.0
-            metrics["compressed"][split]["cosine_to_dense"] = float(cosines(vectors[split], made).mean())
+            if made.shape == vectors[split].shape:
+                metrics["dense"][split]["cosine_to_dense"] = 1.0
+                metrics["compressed"][split]["cosine_to_dense"] = float(cosines(vectors[split], made).mean())
         metrics["sparsity"] = sparsity_of([projection.linear for projection in find_projections(student)])
         metrics["minutes"] = round((time.monotonic() - self.started) / 60, 2)
         folder = export_checkpoint(student, tokenizer, self.out, recipe.to_yaml(), metrics)
@@ -312,6 +324,13 @@ class _Job:
             show_progress_(trainer, "Compressing" if self.progress else None, score)
             self.run.train(trainer)
         return pruning_record(trainer.state)
+
+    def _student(self, network: Any, task: Task) -> Any:
+        """Returns who will be trained: the model itself, or a smaller one; the same whenever it is asked."""
+        if self.student is not None:
+            return load_student(self.student, task, self.seed)
+        set_seed(self.seed)
+        return make_student(network, self.recipe)
 
     def _dense(self) -> Path:
         return self.run.path / "dense"
@@ -362,7 +381,7 @@ class _Job:
             )
         teacher = load_network(self.teacher, own)
         try:
-            check_teacher(teacher, network)
+            check_teacher(teacher, network, self.recipe)
         except RecipeError as error:
             raise DataError(f"The teacher {self.teacher} cannot be learnt from. {error}") from None
         return teacher
