@@ -155,10 +155,12 @@ def test_later_matrices_are_pruned_for_the_inputs_that_earlier_ones_give() -> No
         moments |= {one.name: found for one in group}
     pruned = {one.name: unquantized_weight(one.linear) for one in find_projections(model)}
     again = PRUNERS["sparsegpt"](Pattern.parse("block4"))
+    shares = {name: 1.0 - float((weight != 0).double().mean()) for name, weight in pruned.items()}
+    assert all(abs(share - 0.7) < 5e-3 for share in shares.values())
     for name, weight in dense.items():
         again._prepare_(moments[name])
         everything = torch.ones_like(weight, dtype=torch.bool)
-        expected, _ = again.pruned(weight, everything, moments[name], 0.7)
+        expected, _ = again.pruned(weight, everything, moments[name], shares[name])
         torch.testing.assert_close(pruned[name], expected, rtol=1e-4, atol=1e-5)
 
 
