@@ -12,7 +12,7 @@ import torch
 from tiny_models import FAMILY_ROWS, tiny_model
 from torch import Tensor
 
-from secateur.distillation.teacher import StudentHook
+from secateur.distillation import SILENT, StudentHook
 from secateur.modeling import find_projections
 from secateur.pattern import Pattern
 from secateur.recipe.pruning_methods import METHODS
@@ -39,7 +39,7 @@ class Case:
 
     def __init__(self, method: str, family: str, pattern: str, seed: int = 0) -> None:
         self.model: Any = tiny_model(family, seed=seed)
-        StudentHook(0.0, 1.0).attach_(self.model)
+        StudentHook(SILENT).attach_(self.model)
         self.pruner: Pruner = PRUNERS[method](Pattern.parse(pattern), **FEW.get(method, {}))
         self.evidence = TrainingEvidence(self.model, batches) if self.pruner.needs else None
         self.pruner.attach_(self.model)

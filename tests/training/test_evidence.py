@@ -14,7 +14,7 @@ import torch
 from tiny_training import DISTILLATION, PRUNING, recipe, rows, tiny_model, trainer
 from torch.utils.data import DataLoader
 
-from secateur.distillation.teacher import StudentHook
+from secateur.distillation import Lesson, StudentHook
 from secateur.errors import DataError, StructureError
 from secateur.modeling import find_projections
 from secateur.quantization import attach_quantizers_, find_quantizers
@@ -39,7 +39,7 @@ def masked_model(hardness: float = 0.5, quantized: bool = False, sparsity: float
         attach_quantizers_(model)
         model.train()
         model(**next(iter(loader())))
-    StudentHook(hardness, 2.0, tiny_model(1)).attach_(model)
+    StudentHook(Lesson(hardness, 2.0), tiny_model(1)).attach_(model)
     return model.train()
 
 

@@ -353,15 +353,15 @@ class ScoringPruner(MagnitudePruner):
 
     def attach_(self, model: nn.Module) -> None:
         super().attach_(model)
-        self.scores = nn.Parameter(torch.zeros(4))
-        model.register_parameter("scores", self.scores)
+        self.learnt = nn.Parameter(torch.zeros(4))
+        model.register_parameter("scores", self.learnt)
         model.classifier.register_forward_hook(self._use)
 
     def _use(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return output * (1.0 + self.scores.sum())
+        return output * (1.0 + self.learnt.sum())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [self.scores], "lr": 0.5}]
+        return [{"params": [self.learnt], "lr": 0.5}]
 
 
 def test_what_a_method_learns_gets_its_own_group_and_resumes(
