@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from secateur.recipe import BUILTIN_RECIPES, Recipe, load_recipe
 from secateur.recipe.pruning_methods import METHODS
@@ -70,7 +71,7 @@ def test_the_page_has_every_method_with_its_keys(method: str) -> None:
         assert f"`{key}" in row
         default = re.search(rf"`{key}: ([^`]+)`", row)
         if default is not None:
-            assert default[1] == str(field.default) or float(default[1]) == float(field.default)
+            assert yaml.safe_load(default[1]) == field.default
 
 
 def test_the_page_shows_balanced_as_it_is() -> None:
