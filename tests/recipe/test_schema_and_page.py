@@ -92,3 +92,8 @@ def test_what_the_page_says_of_a_wrong_recipe_is_what_is_said() -> None:
     with pytest.raises(RecipeError) as caught:
         Recipe.from_yaml(text, "The recipe wrong.yaml")
     assert f"secateur: {caught.value}\n" in PAGE
+
+
+def test_the_page_names_every_recipe_of_the_package() -> None:
+    missing = [name for name in BUILTIN_RECIPES if f"`{name}`" not in PAGE]
+    assert not missing
