@@ -70,7 +70,7 @@ def test_the_page_has_every_method_with_its_keys(method: str) -> None:
         assert f"`{key}" in row
         default = re.search(rf"`{key}: ([^`]+)`", row)
         if default is not None:
-            assert default[1] == str(field.default) or float(default[1]) == float(field.default)
+            assert default[1].lower() == str(field.default).lower() or float(default[1]) == field.default
 
 
 def test_the_page_shows_balanced_as_it_is() -> None:
