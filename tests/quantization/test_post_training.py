@@ -191,6 +191,7 @@ def test_a_tensor_that_is_not_finite_is_named(observer: Any, bad: float) -> None
         {"attention": "bf16"},
         {"max_loss_increase": -0.1},
         {"max_loss_increase": float("nan")},
+        {"max_loss_increase": float("inf")},
         {"float_weights": "f16"},
         {"percentile": 20.0},
     ],

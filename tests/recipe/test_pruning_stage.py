@@ -51,6 +51,17 @@ def test_a_stage_has_the_options_of_its_method_spelled_out() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_only_methods_that_can_judge_them_take_other_targets(method: str) -> None:
+    stage = {**PRUNING, "method": method, "targets": ["encoder", "pooler"]}
+    pruners = pytest.importorskip("secateur.sparsity").PRUNERS
+    assert METHODS[method].encoder_only is bool(pruners[method].needs)
+    if not METHODS[method].encoder_only:
+        recipe(stage)
+        return
+    assert f"targets: has pooler, but {method} judges the encoder's matrices alone" in wrong(stage)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_read_and_written(method: str) -> None:
     read = recipe({**PRUNING, "method": method})
     assert Recipe.from_yaml(read.to_yaml()) == read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -95,8 +96,10 @@ class PostTraining:
         _check_choice("activations", self.activations, ("static", "dynamic"))
         _check_choice("attention", self.attention, ("int8", "float"))
         _check_choice("float_weights", self.float_weights, ("f32", "bf16"))
-        if self.max_loss_increase is not None and not self.max_loss_increase >= 0.0:
-            raise RecipeError(f"max_loss_increase must not be negative, but is {self.max_loss_increase}.")
+        if self.max_loss_increase is not None and not 0.0 <= self.max_loss_increase < math.inf:
+            raise RecipeError(
+                f"max_loss_increase must be finite and not negative, but is {self.max_loss_increase}."
+            )
 
 
 def _check_choice(key: str, value: object, allowed: tuple[str, ...]) -> None:

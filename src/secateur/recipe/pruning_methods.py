@@ -40,10 +40,12 @@ class MethodOptions(Record):
     Attributes of the class:
         ranking: Where a method's blocks are ranked when the recipe does not say: `global` or `matrix`.
         learns: Whether it learns scores in the run, so that it knows nothing at the start.
+        encoder_only: Whether it judges no matrices but the encoder's, by their gradients or inputs.
     """
 
     ranking: ClassVar[Literal["global", "matrix", "row"]] = "global"
     learns: ClassVar[bool] = False
+    encoder_only: ClassVar[bool] = False
 
     def keywords(self) -> dict[str, Any]:
         """Returns what the method's class is made with; times are the plan's."""
@@ -117,6 +119,7 @@ class WandaOptions(MethodOptions):
         damp: Holds that back: share of the mean square of the inputs that is added to each.
     """
 
+    encoder_only: ClassVar[bool] = True
     ranking: ClassVar[Literal["global", "matrix", "row"]] = "row"
     refit: bool = False
     damp: Annotated[float, Field(ge=0.0)] = 0.01
@@ -131,6 +134,7 @@ class SparseGptOptions(MethodOptions):
         refit: Afterwards sets the weights that stay so that each matrix gives about what it gave before.
     """
 
+    encoder_only: ClassVar[bool] = True
     ranking: ClassVar[Literal["global", "matrix", "row"]] = "matrix"
     damp: Annotated[float, Field(ge=0.0)] = 0.01
     columns: Annotated[int, Field(gt=0)] = 128
@@ -150,6 +154,7 @@ class ObertOptions(MethodOptions):
         max_memory_gb: Memory for it, in 10^9 bytes; with less, the gradients are computed several times.
     """
 
+    encoder_only: ClassVar[bool] = True
     num_grads: Annotated[int, Field(ge=1)] = 1024
     damp: Annotated[float, Field(gt=0.0)] | Literal["auto"] = 1.0e-7
     fisher_block_size: Annotated[int, Field(ge=1)] | None = None
@@ -164,6 +169,7 @@ class TaylorOptions(MethodOptions):
         num_grads: Mini-batch gradients, anew at every update.
     """
 
+    encoder_only: ClassVar[bool] = True
     num_grads: Annotated[int, Field(ge=1)] = 64
 
 

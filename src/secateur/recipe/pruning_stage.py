@@ -160,6 +160,10 @@ class PruningStage(StageRecord):
                 f"{self.sparsity:g} contradicts the pattern {pattern.name}, which removes {pattern.limit:g}"
             )
             problems.append(Problem(("sparsity",), f"{text}: leave it out"))
+        if METHODS[self.method].encoder_only and self.targets != ("encoder",):
+            others = " and ".join(name for name in self.targets if name != "encoder")
+            text = f"has {others}, but {self.method} judges the encoder's matrices alone"
+            problems.append(Problem(("targets",), f"{text}: write encoder, or take another method"))
         first = self.initial_sparsity or (self.sparsity if self.schedule == "constant" else 0.0)
         if METHODS[self.method].learns and clock.order(self.start_epoch, 0.0) == 0 and first > 0.0:
             text = f"leaves {self.method} no time to learn before its first update: start later"
