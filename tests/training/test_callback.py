@@ -117,9 +117,12 @@ def test_a_saved_model_opens_without_secateur(tmp_path: Path) -> None:
 def test_embeddings_and_dropout_follow_the_recipe(tmp_path: Path) -> None:
     model = tiny_model()
     before = model.bert.embeddings.word_embeddings.weight.detach().clone()
+    attention = model.bert.encoder.layer[0].attention.self
+    attention.dropout_prob = 0.5  # as in transformers 4.57
     trainer(
         tmp_path, model, CompressionCallback(recipe(PRUNING, freeze_embeddings=True, dropout=0.0))
     ).train()
+    assert attention.dropout_prob == 0.0
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, before)
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
 

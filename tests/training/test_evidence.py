@@ -74,6 +74,19 @@ def test_gradients_are_those_of_the_loss_without_dropout() -> None:
             assert gradient.any()
 
 
+def test_fused_attention_of_transformers_4_drops_nothing_either() -> None:
+    model = masked_model()
+    attention = model.bert.encoder.layer[0].attention.self
+    attention.dropout_prob = 0.5
+    seen: list[float] = []
+    attention.register_forward_pre_hook(lambda module, _: seen.append(module.dropout_prob))
+    list(evidence(model).gradients(2))
+    evidence(model).held_out_loss()
+    assert seen
+    assert not any(seen)
+    assert attention.dropout_prob == 0.5
+
+
 def _noted(batches: Any, into: list[Any]) -> Iterator[Any]:
     for batch in batches:
         into.append(batch)

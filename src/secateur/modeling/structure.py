@@ -11,6 +11,7 @@ from secateur.checkpoint.families import FAMILIES, Family, unsupported_family
 from secateur.errors import StructureError, UnsupportedError, problem_list
 
 __all__ = [
+    "ATTENTION_DROPOUT",
     "SUPPORTED_MODEL_TYPES",
     "EncoderBlock",
     "Projection",
@@ -19,6 +20,9 @@ __all__ = [
     "find_module",
     "find_projections",
 ]
+
+# The dropout of fused attention in transformers 4.57: a number beside the nn.Dropout, read once from it.
+ATTENTION_DROPOUT = "dropout_prob"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from secateur.distillation import SILENT, Lesson, StudentHook
 from secateur.errors import RecipeError, StructureError
-from secateur.modeling.structure import find_blocks
+from secateur.modeling.structure import ATTENTION_DROPOUT, find_blocks
 from secateur.quantization import (
     enable_quantizers_,
     find_quantizers,
@@ -347,6 +347,8 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = self.recipe.training.dropout
+                if hasattr(module, ATTENTION_DROPOUT):
+                    setattr(module, ATTENTION_DROPOUT, self.recipe.training.dropout)
         self._freezer = Freezer(self.recipe, model)
         self._hook.attach_(model)
         model.register_forward_pre_hook(self._before_forward)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
 from secateur.errors import DataError, RecipeError, StructureError
-from secateur.modeling.structure import Projection, find_projections
+from secateur.modeling.structure import ATTENTION_DROPOUT, Projection, find_projections
 from secateur.quantization import find_quantizers
 from secateur.sparsity.evidence import Visit
 from secateur.training.conditions import processes
@@ -231,6 +231,8 @@ class TrainingEvidence:
                 _set(undo, module, "training", True)
                 if isinstance(module, nn.Dropout):
                     _set(undo, module, "p", 0.0)
+                if hasattr(module, ATTENTION_DROPOUT):
+                    _set(undo, module, ATTENTION_DROPOUT, 0.0)
                 if getattr(module, "gradient_checkpointing", False):
                     # The reentrant kind knows .backward() only, and that would write into .grad.
                     plain = functools.partial(checkpoint, use_reentrant=False)
