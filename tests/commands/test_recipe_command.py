@@ -20,7 +20,7 @@ def test_check_shows_epochs_and_with_rows_steps(run: Run) -> None:
     assert plain.out.startswith("balanced: 10 epochs\n")
     assert "0.2 – 5.5" in plain.out
     assert "steps " not in plain.out.splitlines()[2]
-    assert "fewer than 2,529 rows" in plain.err
+    assert "fewer than 3,809 rows" in plain.err
     known = run("recipe", "check", "balanced", "--rows", 15000)
     assert "10 epochs of 469 steps, 4,690 in all (15,000 rows, 32 a step)" in known.out
     assert "94 – 2,580" in known.out
@@ -29,15 +29,15 @@ def test_check_shows_epochs_and_with_rows_steps(run: Run) -> None:
 
 
 def test_the_fewest_rows_that_are_not_stretched_are_said_right(run: Run) -> None:
-    assert "stretched" in run("recipe", "check", "balanced", "--rows", 2528).err
-    assert "stretched" not in run("recipe", "check", "balanced", "--rows", 2529).err
+    assert "so few" in run("recipe", "check", "balanced", "--rows", 3808).err
+    assert "so few" not in run("recipe", "check", "balanced", "--rows", 3809).err
 
 
 def test_check_carries_out_what_few_rows_change(run: Run) -> None:
     small = run("recipe", "check", "balanced", "--rows", 600)
     assert "39.47 epochs of 38 steps, 1,501 in all (600 rows, 16 a step)" in small.out
     assert "block4 by lamp" in small.out
-    assert "stretched from 10 to 39.47 epochs" in small.err
+    assert "goes from 10 to 39.47 epochs" in small.err
     # The user's batch size is the user's, also there.
     assert "(600 rows, 8 a step)" in run("recipe", "check", "balanced", "--rows", 600, "--batch-size", 8).out
 

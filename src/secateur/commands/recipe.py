@@ -65,13 +65,13 @@ def check(
     print_time_line(plan, rows)
     if recipe.training.epochs != written.training.epochs:
         note(
-            f"{rows} rows are so few that the run is stretched from {written.training.epochs:g} to "
+            f"{rows} rows are so few that the run goes from {written.training.epochs:g} to "
             f"{recipe.training.epochs:.4g} epochs (min_steps, small_data)."
         )
     if rows is None and recipe.training.min_steps > 0:
         least = _least_rows(recipe)
         note(
-            f"With fewer than {least:,} rows the run is stretched to more epochs (min_steps, small_data): "
+            f"With fewer than {least:,} rows the run gets another length (min_steps, small_data): "
             "give --rows N to see it, and the steps."
         )
     if plot is not None:
