@@ -49,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "movement": {"update_every": 0.05, "initial_sparsity": 0.0},
     "soft-movement": {"update_every": 0.05, "initial_sparsity": 0.0},
     "lottery-ticket": {"update_every": 0.75, "schedule": "geometric"},
-    "obert": {"update_every": 0.5, "initial_sparsity": 0.3, "num_grads": 256},
+    "obert": {"update_every": 0.5, "initial_sparsity": 0.3, "num_grads": 256, "damp": "auto"},
 }
 POINTS = ("block4@0.8", "unstructured@0.9", "block4@0.9", "unstructured@0.95", "unstructured@0.97")
 _PRUNING, _START = 2 / 3, 0.2  # part of the run, epoch
